@@ -1,0 +1,55 @@
+"""Pictures and histograms that a trial keeps beside its numbers, each written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainers.checkpoint import replace_bytes
+
+SAMPLES = 64
+BINS = 50
+
+
+def write_samples(path: Path, images: Tensor, count: int = SAMPLES, scale_to: int = 64) -> None:
+    """A square grid of the first `count` images as PNG.
+
+    Args:
+        images: shape (N, C, H, W) in [0, 1], C = 1 or 3.
+        scale_to: small images are enlarged by whole pixels to about this size, so that a person can see them.
+    """
+    from PIL import Image
+
+    images = images[:count].float().cpu()
+    side = max(1, int(len(images) ** 0.5))
+    factor = max(1, scale_to // images.shape[-1])
+    pixels = (images[: side * side] * 255).round().to(torch.uint8)
+    pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    pixels = torch.nn.functional.pad(pixels, (1, 1, 1, 1), value=255)
+    rows = [torch.cat(list(pixels[i * side : (i + 1) * side]), dim=2) for i in range(side)]
+    grid = torch.cat(rows, dim=1).permute(1, 2, 0)  # (H, W, C)
+    picture = Image.fromarray(grid.numpy() if grid.shape[2] == 3 else grid[:, :, 0].numpy())
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    replace_bytes(path, buffer.getvalue())
+
+
+def write_histogram(path: Path, values: Tensor, quantity: str, *, low: float | None = None, high: float | None = None) -> None:
+    """Counts of `values` in equal bins, with the mean, as JSON: what a figure needs without a model load."""
+    values = values.float().cpu()
+    low = float(values.min()) if low is None else low
+    high = max(float(values.max()), low + 1e-6) if high is None else high
+    counts = torch.histc(values, bins=BINS, min=low, max=high)
+    edges = torch.linspace(low, high, BINS + 1)
+    content = {
+        "quantity": quantity,
+        "n": len(values),
+        "mean": float(values.mean()),
+        "edges": [round(float(edge), 6) for edge in edges],
+        "counts": [int(count) for count in counts],
+    }
+    replace_bytes(path, json.dumps(content).encode())

@@ -1,0 +1,81 @@
+"""One trial from claim to seal, in this process: what a worker of a cluster does, and `python -m trainers run` alone."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from trainers.attempts import LEASE_S, Attempt, claim, heal
+from trainers.config import Execution, Trial
+from trainers.errors import Fenced
+from trainers.train import Epoch, Row, result_of, rows_in, train
+
+logger = logging.getLogger(__name__)
+
+MACHINE_FAULTS = (MemoryError,)
+
+
+def run_trial(
+    trial: Trial, state_root: Path, data_root: Path, *, device: str = "cpu", execution: Execution | None = None, lease_s: float = LEASE_S
+) -> Iterator[Epoch]:
+    """Claims the trial, yields its epochs as they become safe, and seals it as done or failed.
+
+    A caller that stops early (closing the iterator) leaves the trial partial and free for anybody to continue.
+
+    Raises:
+        Busy: somebody else has it.
+        Fenced: somebody has taken the trial over meanwhile.
+        Exception: any other is the fault of the trial (or of the machine, where memory ran out), raised after the trial was
+            sealed as failed, which memory faults are not.
+    """
+    with claim(trial, state_root, execution or Execution(), lease_s=lease_s) as attempt:
+        handler = _log_to(attempt)
+        try:
+            rows = yield from _epochs(attempt, trial, state_root, data_root, device)
+        except Fenced:
+            raise
+        except MACHINE_FAULTS:
+            raise
+        except Exception as error:  # also a fault in a user's method: without a seal it would be claimed again for ever
+            if _out_of_device_memory(error):
+                raise
+            logger.error("trial %s failed: %s", trial.digest()[:12], error)
+            attempt.fail(str(error), type(error).__name__, traceback.format_exc(limit=20))
+            raise
+        else:  # a fault while sealing or publishing is no failed trial: the next claim goes on from here
+            attempt.finish(result_of(trial, rows), len(rows))
+        finally:
+            logging.getLogger("trainers").removeHandler(handler)
+            handler.close()
+
+
+def _epochs(attempt: Attempt, trial: Trial, state_root: Path, data_root: Path, device: str) -> Generator[Epoch, None, list[Row]]:
+    name, threads = trial.digest()[:12], attempt.execution.threads
+    logger.info("trial=%s attempt=%d continues_after=%d threads=%d", name, attempt.number, attempt.resumed_epochs, threads)
+    for upstream in trial.upstreams():
+        heal(state_root, upstream.digest())
+    rows: list[Row] = []
+    if attempt.resumed_epochs:
+        rows = rows_in(attempt.folder / "checkpoint.pt")
+    for epoch in train(trial, state_root, attempt.folder, data_root=data_root, device=device, execution=attempt.execution):
+        attempt.append(epoch.number, epoch.row)
+        rows.append(epoch.row)
+        shown = " ".join(f"{name}={epoch.row[name]:.4g}" for name in ("test/acc1_pct", "train/loss", "train/lr") if name in epoch.row)
+        logger.info("epoch=%d %s", epoch.number, shown)
+        yield epoch
+    return rows
+
+
+def _log_to(attempt: Attempt) -> logging.Handler:
+    handler = logging.FileHandler(attempt.folder / "log.txt")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger("trainers")
+    package.setLevel(min(package.level or logging.INFO, logging.INFO))
+    package.addHandler(handler)
+    return handler
+
+
+def _out_of_device_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"

@@ -1,0 +1,59 @@
+"""Distance between a batch's statistics and those a teacher's BatchNorm layers keep (DeepInversion; CuDFKD L_bn)."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from trainers.errors import ConfigError
+
+
+def bn_statistics_loss(inputs: Tensor, running_mean: Tensor, running_var: Tensor) -> Tensor:
+    """One layer's term: ||running_var - q||_2 + ||running_mean - m||_2, not squared.
+
+    Args:
+        inputs: input of the layer, shape (B, C, H, W); m and q are its mean and biased variance over B, H, W.
+        running_mean: shape (C,).
+        running_var: shape (C,).
+
+    Returns:
+        Scalar; layers are summed, not averaged.
+    """
+    inputs = inputs.float()
+    mean = inputs.mean(dim=(0, 2, 3))
+    var = inputs.var(dim=(0, 2, 3), unbiased=False)
+    return torch.linalg.vector_norm(running_var - var) + torch.linalg.vector_norm(running_mean - mean)
+
+
+class BNStatistics:
+    """Collects the term over all BatchNorm2d layers of a teacher during the forward passes inside a `with` block.
+
+    Raises:
+        ConfigError: the network has no BatchNorm2d layer.
+    """
+
+    def __init__(self, teacher: nn.Module) -> None:
+        self.layers = [layer for layer in teacher.modules() if isinstance(layer, nn.BatchNorm2d)]
+        if not self.layers:
+            raise ConfigError(f"BN statistics need a teacher with BatchNorm layers; {type(teacher).__name__} has none")
+        self.terms: list[Tensor] = []
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> BNStatistics:
+        self.terms = []
+        self._hooks = [layer.register_forward_pre_hook(self._collect) for layer in self.layers]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _collect(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
+        self.terms.append(bn_statistics_loss(inputs[0], layer.running_mean, layer.running_var))
+
+    def total(self) -> Tensor:
+        """Sum over the layers of what was collected. Scalar."""
+        return torch.stack(self.terms).sum()

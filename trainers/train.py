@@ -1,0 +1,351 @@
+"""The only place that turns a trial into epochs: `for epoch in train(trial, state_root)`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from trainers import artifacts, checkpoint, data, metrics, models
+from trainers.config import Execution, Trial, Upstream
+from trainers.data import DataSet
+from trainers.errors import ConfigError, TrialError
+from trainers.methods import freeze, module
+from trainers.models import Network
+from trainers.protocols import learning_rate
+
+logger = logging.getLogger(__name__)
+
+Row = metrics.Row
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch whose checkpoint is on disk.
+
+    Attributes:
+        number: from 0.
+        row: every metric of this epoch.
+        last: whether the trial is finished with it.
+    """
+
+    number: int
+    row: Row
+    last: bool
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds beside the loop's own state."""
+
+    rows: list[Row] = field(default_factory=list)
+    best: float = -math.inf
+    kept: dict[str, Tensor] | None = None
+
+
+class Loop(Protocol):
+    """A kind of trial: `distill`, `datafree`, `evaluate`."""
+
+    student: Network
+    total_epochs: int
+
+    def run_epoch(self, epoch: int) -> Row:
+        """Trains one epoch; returns its training metrics. Raises TrialError when a loss is not finite."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def write_artifacts(self, folder: Path, epoch: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every loop is built from.
+
+    Attributes:
+        trial: what to train.
+        images: the data set, on `device`.
+        student: freshly initialised, or the subject's weights; on `device`.
+        teacher: frozen, on `device`; None where the trial has none.
+    """
+
+    trial: Trial
+    images: DataSet
+    student: Network
+    teacher: Network | None
+    device: torch.device
+
+
+def trial_folder(state_root: Path, digest: str) -> Path:
+    """The directory of the trial named `digest`."""
+    return state_root / digest[:2] / digest
+
+
+def train(
+    trial: Trial,
+    state_root: Path,
+    attempt: Path,
+    *,
+    data_root: Path,
+    device: str = "cpu",
+    execution: Execution | None = None,
+) -> Iterator[Epoch]:
+    """Trains `trial` from the newest checkpoint in `attempt`, or from the start, and yields each epoch once it is safe on disk.
+
+    Args:
+        trial: what to train; the weights of its upstreams must lie in their directories under `state_root`.
+        attempt: folder of this attempt; `checkpoint.pt` there is replaced after every epoch, `weights.pt` written at the end.
+        data_root: where data sets are.
+        device: a torch device.
+        execution: threads; on a CPU they change bits.
+
+    Yields:
+        The epochs that were not in the checkpoint, in order. A trial of 0 epochs yields nothing.
+
+    Raises:
+        ConfigError: the trial cannot be run as written (see `require_runnable`).
+        TrialError: a loss is not finite, a checkpoint or upstream weights are corrupt, or the asked accuracy was never reached.
+        DataError: images are missing or unreadable.
+    """
+    require_runnable(trial)
+    place = torch.device(device)
+    prepare_process(place, execution or Execution())
+    setup = _setup(trial, state_root, data_root, place)
+    loop = _loop(setup)
+    file = attempt / "checkpoint.pt"
+    progress = _restore(file, loop, place) if file.exists() else Progress()
+    test_teacher = None if setup.teacher is None else metrics.predict(setup.teacher, setup.images.test, setup.images.info)
+    artifact_epochs = {*trial.protocol.artifact_epochs, loop.total_epochs - 1}
+    finished = bool(progress.rows) and _reached(trial, progress.rows[-1])
+    for number in range(len(progress.rows), loop.total_epochs):
+        if finished:
+            break
+        started = time.perf_counter()
+        row = loop.run_epoch(number)
+        trained = time.perf_counter()
+        evaluated, loyalty = _evaluate(setup, test_teacher, number)
+        before = progress.rows[-1] if progress.rows else {"time/train_s": 0.0, "time/total_s": 0.0}
+        row |= evaluated
+        row["time/train_s"] = before["time/train_s"] + trained - started
+        row["time/total_s"] = before["time/total_s"] + time.perf_counter() - started
+        row["train/peak_memory_mib"] = peak_memory_mib(place)
+        finished = _reached(trial, row)
+        if number in artifact_epochs or finished:
+            folder = attempt.parent.parent / "artifacts" / f"epoch_{number:04d}"
+            loop.write_artifacts(folder, number)
+            if "loyalty_code" in loyalty:
+                artifacts.write_histogram(folder / "loyalty.json", loyalty["loyalty_code"], "loyalty_code per test image", low=0.0, high=1.0)
+        progress.rows.append(row)
+        _keep_best(trial, setup, progress)
+        checkpoint.save(file, {"loop": loop.state_dict(), "rows": progress.rows, "best": progress.best, "kept": progress.kept})
+        yield Epoch(number, row, last=finished or number == loop.total_epochs - 1)
+    if trial.protocol.stop_at_acc1_pct is not None and not finished:
+        reached = max((row["test/acc1_pct"] for row in progress.rows), default=0.0)
+        raise TrialError(
+            f"test Acc@1 never reached {trial.protocol.stop_at_acc1_pct:g} % in {loop.total_epochs} epochs (best {reached:.2f} %); "
+            f"lower stop_at_acc1_pct or train longer"
+        )
+    weights = progress.kept if progress.kept is not None else setup.student.state_dict()
+    checkpoint.save(attempt / "weights.pt", {"network": trial.student, "state": weights})
+
+
+def result_of(trial: Trial, rows: list[Row]) -> Row:
+    """The numbers of a finished trial: last, best, mean and variance, time."""
+    protocol = trial.protocol
+    return metrics.summarise(rows, metrics.windows(len(rows), protocol.stats_from_epoch, protocol.stats_drop_last))
+
+
+def require_runnable(trial: Trial) -> None:
+    """Ends a trial that means nothing, or that was resolved for another version of the code, before it costs anything.
+
+    Raises:
+        ConfigError: every fault that can be seen without data or weights.
+    """
+    file = module(trial.method)
+    if trial.kind != file.KIND:
+        raise ConfigError(f"method {trial.method!r} is of kind {file.KIND!r}, the trial says {trial.kind!r}")
+    faults = []
+    try:
+        file.Config.model_validate(dict(trial.hparams))
+    except ValidationError as error:
+        for fault in error.errors():
+            name = ".".join(("hparams", *map(str, fault["loc"])))
+            faults.append(f"{name}: {fault['msg']} (got {fault['input']!r}); known: {', '.join(sorted(file.Config.model_fields)) or 'none'}")
+    current = {"method": file.VERSION, "loop": _loops()[trial.kind][1]}
+    if dict(trial.versions) != current:
+        faults.append(f"the trial was resolved for versions {dict(trial.versions)}, this code has {current}; resolve it again")
+    if file.NEEDS_TEACHER and trial.teacher is None:
+        faults.append(f"method {trial.method!r} needs a teacher")
+    if (trial.subject is not None) != (trial.kind == "evaluate"):
+        faults.append("a subject is what an evaluate trial measures: it needs one, and no other kind takes one")
+    if faults:
+        raise ConfigError(*faults)
+
+
+def rows_in(checkpoint_file: Path) -> list[Row]:
+    """The rows a checkpoint holds.
+
+    Raises:
+        TrialError: corrupt.
+    """
+    rows: list[Row] = checkpoint.load(checkpoint_file)["rows"]
+    return rows
+
+
+def prepare_process(device: torch.device, execution: Execution) -> None:
+    """Threads of the trial, and no denormals: they make small networks many times slower late in training."""
+    if device.type == "cpu":
+        torch.set_num_threads(execution.threads)
+        torch.set_flush_denormal(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak memory in MiB: allocated on the device, or resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _setup(trial: Trial, state_root: Path, data_root: Path, device: torch.device) -> Setup:
+    images = data.load(trial.data, data_root).to(device)
+    info = images.info
+    student = models.build(trial.student, classes=info.classes, channels=info.channels, size=info.size, seed=trial.seed, role="student")
+    if trial.subject is not None:
+        load_weights(student, trial.subject, state_root)
+    teacher = None
+    if trial.teacher is not None:
+        teacher = models.build(
+            trial.teacher.network, classes=info.classes, channels=info.channels, size=info.size, seed=trial.seed, role="teacher"
+        )
+        load_weights(teacher, trial.teacher, state_root)
+        freeze(teacher.to(device))
+    return Setup(trial, images, student.to(device), teacher, device)
+
+
+def _loops() -> dict[str, tuple[type[Loop], int]]:
+    """Loop and arithmetic version of each kind of trial."""
+    from trainers import datafree, distill, evaluate
+
+    return {
+        "distill": (distill.DistillLoop, distill.VERSION),
+        "datafree": (datafree.DataFreeLoop, datafree.VERSION),
+        "evaluate": (evaluate.EvaluateLoop, evaluate.VERSION),
+    }
+
+
+def _loop(setup: Setup) -> Loop:
+    return _loops()[setup.trial.kind][0](setup)  # type: ignore[call-arg]
+
+
+def load_weights(network: Network, upstream: Upstream, state_root: Path) -> None:
+    """Fills `network` with the weights of a finished trial or of an imported file.
+
+    Raises:
+        TrialError: missing, changed, corrupt, or of another network.
+    """
+    if upstream.trial is not None:
+        file = trial_folder(state_root, upstream.name) / "weights.pt"
+    else:
+        file = Path(str(upstream.weights))
+    if not file.exists():
+        raise TrialError(f"weights of {upstream.network} are missing: {file}; run the trial {upstream.name[:12]} first")
+    if upstream.sha256 is not None and checkpoint.file_sha256(file) != upstream.sha256:
+        raise TrialError(f"{file} is not the file the trial names (sha256 {upstream.sha256[:12]}...)")
+    content = checkpoint.load(file)
+    try:
+        network.load_state_dict(content["state"] if upstream.trial is not None else content)
+    except (RuntimeError, KeyError) as error:
+        raise TrialError(f"{file} does not hold weights of {upstream.network}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _restore(file: Path, loop: Loop, device: torch.device) -> Progress:
+    state = checkpoint.load(file, device)
+    try:
+        loop.load_state_dict(state["loop"])
+        return Progress(rows=state["rows"], best=state["best"], kept=state["kept"])
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise TrialError(f"{file} does not fit this trial: {' '.join(str(error).split())[:300]}") from error
+
+
+def _evaluate(setup: Setup, test_teacher: Tensor | None, epoch: int) -> tuple[Row, dict[str, Tensor]]:
+    images = setup.images
+    logits = metrics.predict(setup.student, images.test, images.info)
+    if not logits.isfinite().all():  # the last update can break weights whose own loss was still finite
+        raise TrialError(f"epoch {epoch}: the student's logits on test are not finite after training; lower the learning rate")
+    row, per_sample = metrics.evaluate("test", logits, images.test.labels, test_teacher)
+    if images.val is not None:
+        val_row, _ = metrics.evaluate("val", metrics.predict(setup.student, images.val, images.info), images.val.labels, None)
+        row |= val_row
+    return row, per_sample
+
+
+def _reached(trial: Trial, row: Row) -> bool:
+    target = trial.protocol.stop_at_acc1_pct
+    return target is not None and row["test/acc1_pct"] >= target
+
+
+def _keep_best(trial: Trial, setup: Setup, progress: Progress) -> None:
+    if trial.protocol.keep != "best":
+        return
+    row = progress.rows[-1]
+    value = row.get("val/acc1_pct", row["test/acc1_pct"])
+    if value > progress.best:
+        progress.best = value
+        progress.kept = {name: tensor.detach().clone() for name, tensor in setup.student.state_dict().items()}
+
+
+class Sums:
+    """Means of scalars over an epoch, kept on the device and read once."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach().double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def means(self) -> Row:
+        return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+
+
+def require_finite(row: Row, epoch: int) -> None:
+    """Ends a trial whose training has gone wrong.
+
+    Raises:
+        TrialError: names the epoch and every term that is not finite.
+    """
+    bad = [f"{name} = {value}" for name, value in row.items() if not math.isfinite(value)]
+    if bad:
+        raise TrialError(f"epoch {epoch}: {', '.join(bad)}: the loss is not finite; lower the learning rate or the weight of that term")
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, trial: Trial, epoch: int) -> float:
+    """Sets the protocol's learning rate of this epoch on every group, and returns it."""
+    rate = learning_rate(trial.protocol, epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def make_optimizer(trial: Trial, parameters: Iterator[torch.nn.Parameter]) -> torch.optim.SGD:
+    """SGD as the protocol says, on the student and what trains with it."""
+    protocol = trial.protocol
+    return torch.optim.SGD(
+        parameters, lr=protocol.lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay, nesterov=protocol.nesterov
+    )
