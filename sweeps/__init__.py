@@ -1,0 +1,1 @@
+"""Experiment files, plans, scheduling on Ray Tune, Optuna searches and the MLflow record of a sweep."""

@@ -1,0 +1,519 @@
+"""The `sweep` command. Results go to stdout, logs to stderr; exit 0 done, 1 trials failed or cells missing, 2 bad usage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps import settings as settings_module
+from sweeps import spec
+from sweeps.errors import SetupError, SpecError, SweepError
+from sweeps.settings import Settings
+
+if TYPE_CHECKING:
+    from sweeps.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+Verb = Callable[[argparse.Namespace, Settings], int]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb; every fault is one line on stderr."""
+    arguments = parser().parse_args(argv)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # the user's own methods and networks; at the end, so that they hide nothing
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s")
+    try:
+        verb: Verb = arguments.run_verb
+        return verb(arguments, settings_module.load())
+    except SweepError as error:
+        for fault in error.faults:
+            sys.stderr.write(f"error: {fault}\n")
+        return 2
+    except BrokenPipeError:  # `sweep list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: nothing is lost, the same command goes on from the last checkpoints\n")
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, one parser a verb, each with an example that works."""
+    top = argparse.ArgumentParser(
+        prog="sweep",
+        description="Launch and follow experiment sweeps: an experiment is one table or figure of a paper.",
+        epilog="example:\n  sweep run cudfkd/fig9 --profile demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add(name: str, run: Verb, text: str, example: str, experiments: str | None = "+", profile: str | None = "paper") -> argparse.ArgumentParser:
+        verb = verbs.add_parser(
+            name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        verb.set_defaults(run_verb=run)
+        if experiments is not None:
+            help_ = "experiment, glob, `all`, or the path of an experiment file" + (" (default all)" if experiments == "*" else "")
+            verb.add_argument("experiments", nargs=experiments, metavar="EXPERIMENT", help=help_)
+            default = "" if profile is None else f" (default {profile})"
+            verb.add_argument("--profile", default=profile, help=f"scale: a profile's name, or the path of a profile file{default}")
+            verb.add_argument("--json", action="store_true", help="machine-readable output")
+        return verb
+
+    def add_selection(verb: argparse.ArgumentParser) -> None:
+        verb.add_argument("--seeds", type=_seeds, help="comma-separated seeds instead of the file's, e.g. 0,10,20")
+        verb.add_argument("--only", action="append", default=[], metavar="AXIS=LABEL", help="only cells with this label; repeat to widen or narrow")
+
+    add("list", verb_list, "List experiments with their cells.", "sweep list", "*")
+    add("check", verb_check, "Check experiment files; every fault at once.", "sweep check all --profile demo", "*")
+    plan = add("plan", verb_plan, "Show what a run would do and what it would cost.", "sweep plan cudfkd/fig9 --profile demo")
+    add_selection(plan)
+    run = add("run", verb_run, "Train what is missing, then print the tables.", "sweep run cudfkd/fig9 --profile demo --dry-run", profile=None)
+    add_selection(run)
+    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    run.add_argument("--trials", type=_positive, help="searches: total number of suggestions wanted, those of earlier runs included")
+    run.add_argument("--concurrency", type=_positive, help="trials at once (default: what fits the cluster)")
+    run.add_argument("--retry-failed", action="store_true", help="run trials again that failed by their own fault")
+    add("status", verb_status, "Show how far each experiment is.", "sweep status --profile demo", "*")
+    add("why", verb_why, "Group failures by cause.", "sweep why cudfkd/fig9 --profile demo", "*")
+    add("sync", verb_sync, "Bring MLflow in step with the trial directories.", "sweep sync cudfkd/fig9 --profile demo", "*")
+    ui = add("ui", verb_ui, "Serve the MLflow page of the store.", "sweep ui --port 5000", None)
+    ui.add_argument("--port", type=_positive, default=5000, help="port on 127.0.0.1 (default 5000)")
+    add("data", verb_data, "Fetch and check the data sets of experiments.", "sweep data cudfkd/fig9 --profile demo", "*")
+    gc = add("gc", verb_gc, "Free what finished and dead trials left behind.", "sweep gc", None)
+    gc.add_argument("--yes", action="store_true", help="delete; without it only list")
+    return top
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list of whole numbers") from None
+    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r}: seeds must differ and be 0 or more")
+    return seeds
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _only(pairs: Sequence[str]) -> dict[str, list[str]]:
+    only: dict[str, list[str]] = {}
+    for pair in pairs:
+        axis, equals, label = pair.partition("=")
+        if not equals or not axis or not label:
+            raise SpecError(f"--only {pair}: must be AXIS=LABEL")
+        only.setdefault(axis, []).append(label)
+    return only
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _found(arguments: argparse.Namespace) -> list[str]:
+    return spec.find(arguments.experiments or ["all"])
+
+
+def _plans(arguments: argparse.Namespace, settings: Settings, names: Sequence[str] | None = None) -> list[Plan]:
+    """Plans of all experiments asked for; the faults of all of them at once."""
+    from sweeps import plan as planning
+
+    profile = spec.load_profile(arguments.profile)
+    only = _only(getattr(arguments, "only", []))
+    plans, faults = [], []
+    for name in names or _found(arguments):
+        try:
+            plans.append(planning.make(name, profile, settings.state, settings.data, seeds=getattr(arguments, "seeds", None), only=only))
+        except SpecError as error:
+            faults += error.faults
+    if faults:
+        raise SpecError(*dict.fromkeys(faults))
+    return plans
+
+
+# --- verbs -----------------------------------------------------------------------------------------------------------
+
+
+def verb_list(arguments: argparse.Namespace, settings: Settings) -> int:
+    profile = spec.load_profile(arguments.profile)
+    names = spec.find(arguments.experiments) if arguments.experiments else spec.experiment_names()
+    rows = []
+    for name in names:
+        experiment = spec.load(name, profile)
+        rows.append(
+            {
+                "experiment": experiment.name,
+                "title": experiment.file.title,
+                "kind": "search" if experiment.file.search else experiment.file.report.kind,
+                "cells": sum(cell.status == "run" for cell in experiment.cells),
+                "seeds": list(experiment.file.seeds),
+            }
+        )
+    if arguments.json:
+        _say(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            _say(f"{row['experiment']:<16} {row['cells']:>3} cells  {row['kind']:<9} {row['title']}")
+    return 0
+
+
+def verb_check(arguments: argparse.Namespace, settings: Settings) -> int:
+    from sweeps import resolve
+
+    names = spec.find(arguments.experiments) if arguments.experiments else spec.experiment_names()
+    faults = resolve.check(names, arguments.profile, settings.data)
+    if arguments.json:
+        _say(json.dumps({"experiments": names, "faults": faults}, indent=1))
+        return 2 if faults else 0
+    if faults:
+        raise SpecError(*faults)
+    _say(f"{len(names)} experiments, no fault")
+    return 0
+
+
+def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
+    from sweeps import plan as planning
+
+    plans = _plans(arguments, settings)
+    if arguments.json:
+        price = planning.price(plans, settings.state)
+        content = {
+            "plans": [{**plan.as_json(), "states": {digest: state.value for digest, state in plan.states.items()}, "names": plan.names} for plan in plans],
+            "counts": {state.value: count for state, count in planning.counts(plans).items()},
+            "price": {"trial_hours": price.trial_hours, "gpu_hours": price.gpu_hours, "known": price.known, "unknown": price.unknown},
+        }
+        _say(json.dumps(content, indent=1))
+        return 0
+    _print_plans(plans, settings, arguments)
+    return 0
+
+
+def _print_plans(plans: Sequence[Plan], settings: Settings, arguments: argparse.Namespace) -> None:
+    from sweeps import plan as planning
+    from trainers.attempts import State
+
+    for plan in plans:
+        _say(f"{plan.title}: {plan.experiment.file.title}")
+        if plan.mapped:
+            _say("  scale: " + "; ".join(plan.mapped))
+        if plan.notes:
+            _say("  scaled constants: " + "; ".join(plan.notes))
+        search = plan.experiment.file.search
+        if search is not None:
+            wanted = getattr(arguments, "trials", None) or search.trials
+            _say(f"  search: {wanted} suggestions in all by {search.sampler}, {search.direction} {search.metric}")
+            continue
+        fresh = [name for digest, name in plan.names.items() if plan.states[digest] is not State.DONE]
+        _say("  " + planning.summary([plan]))
+        for name in fresh[:12]:
+            _say(f"    {name}")
+        if len(fresh) > 12:
+            _say(f"    ... and {len(fresh) - 12} more")
+    if len(plans) > 1:
+        each = sum(len(plan.trials) for plan in plans)
+        distinct = len({digest for plan in plans for digest in plan.trials})
+        _say(f"together: {planning.summary(plans)} ({each - distinct} shared between experiments)")
+    if any(plan.trials for plan in plans):
+        _say(f"price: {planning.price(plans, settings.state)}")
+
+
+def verb_run(arguments: argparse.Namespace, settings: Settings) -> int:
+    names = _found(arguments)
+    if arguments.profile is None:
+        return _offer_profiles(arguments, settings, names)
+    plans = _plans(arguments, settings, names)
+    if arguments.trials is not None and all(plan.experiment.file.search is None for plan in plans):
+        raise SpecError("--trials: none of these experiments is a search")
+    _print_plans(plans, settings, arguments)
+    if arguments.dry_run:
+        return 0
+    return _launch(arguments, settings, plans)
+
+
+def _offer_profiles(arguments: argparse.Namespace, settings: Settings, names: list[str]) -> int:
+    """`run` without a profile starts nothing: a paper's grid can cost thousands of GPU-hours."""
+    from sweeps import plan as planning
+
+    sys.stderr.write("error: --profile is missing; nothing was started. Choose a scale:\n")
+    for profile in spec.profile_names():
+        arguments.profile = profile
+        plans = _plans(arguments, settings, names)
+        title = plans[0].profile.title if plans else ""
+        sys.stderr.write(f"  --profile {profile:<8} {title}\n    {planning.summary(plans)}; {planning.price(plans, settings.state)}\n")
+    return 2
+
+
+def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]) -> int:
+    from sweeps import search
+    from sweeps.queue import Queue
+    from sweeps.tracking import Tracked, Tracker, client
+
+    _require_writable(settings.state)
+    _require_data(plans, settings)
+    client(settings)
+    studies = [study for plan in plans for study in search.studies_of(plan, settings, arguments.trials)]
+    queue = Queue(plans, studies, settings.state, retry_failed=arguments.retry_failed)
+    needed = bool(queue.waiting) or not queue.finished()
+
+    def tracked() -> list[Tracked]:
+        return [Tracked(queue.owner[digest], digest, trial, queue.names[digest]) for digest, trial in list(queue.trials.items())]
+
+    tracker = Tracker(settings, plans, tracked)
+    if needed:
+        _fit(arguments, settings, queue, tracker)
+    else:
+        _say("nothing to run")
+    mirror = tracker.finish() if needed else _mirror_once(settings, tracked)
+    missing = [digest for digest in queue.trials if _state(settings, digest) not in ("done", "stopped")]
+    complete = not missing and not queue.failed
+    if mirror is None:
+        _say(f"MLflow could not be reached ({settings_module.shown(settings.tracking_uri)}); nothing is lost: run `sweep sync` when it is back")
+    else:
+        for plan in plans:
+            own = [study for study in studies if study.plan is plan]
+            mirror.describe_parent(plan, search.as_json(own) if own else None)
+        _report(settings, plans, mirror, complete)
+    return _summary(settings, queue, complete)
+
+
+def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker: Any) -> None:
+    from sweeps import launch
+    from sweeps.live import Watch
+
+    cluster = launch.start(settings)
+    try:
+        launch.require_resources(queue, cluster)
+        at_once = arguments.concurrency or launch.concurrency(queue, cluster)
+        tracker.start()
+        with Watch(queue, settings.state, at_once):
+            launch.fit(queue, settings, at_once)
+    finally:
+        launch.stop()
+
+
+def _mirror_once(settings: Settings, tracked: Callable[[], list[Any]]) -> Any:
+    """What an earlier launch could not mirror."""
+    from sweeps.tracking import Mirror
+
+    try:
+        mirror = Mirror(settings)
+        for each in tracked():
+            mirror.trial(each, final=True)
+    except SetupError:
+        raise
+    except Exception as error:  # the store went away meanwhile; the trial directories keep everything
+        logger.warning("MLflow is away: %s", str(error).splitlines()[0])
+        return None
+    return mirror
+
+
+def _report(settings: Settings, plans: list[Plan], mirror: Any, complete: bool) -> None:
+    """Prints each experiment's table, writes its files, and hangs them on the parent run."""
+    from analysis.cli import outputs
+    from analysis.errors import AnalysisError
+
+    for plan in plans:
+        try:
+            made = outputs(plan.experiment.path if plan.experiment.name not in spec.experiment_names() else plan.experiment.name, plan.profile.name, settings, settings.home.parent / "paper")
+        except AnalysisError as error:
+            _say(f"{plan.title}: no table: {error}")
+            mirror.close_parent(plan, False)
+            continue
+        _say("")
+        _say(made.table_text.rstrip())
+        mirror.attach(plan, list(made.files))
+        mirror.close_parent(plan, complete)
+        for file in made.files:
+            _say(f"wrote {_relative(file)}")
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _state(settings: Settings, digest: str) -> str:
+    from trainers.attempts import read_status
+
+    return read_status(settings.state, digest).state.value
+
+
+def _summary(settings: Settings, queue: Any, complete: bool) -> int:
+    from collections import Counter
+
+    by_state = Counter(_state(settings, digest) for digest in queue.trials)
+    _say("")
+    _say(f"{len(queue.trials)} trials: " + ", ".join(f"{count} {state}" for state, count in by_state.most_common()))
+    for digest, cause in queue.failed.items():
+        _say(f"FAILED {queue.names[digest]}: {cause}")
+    if not complete:
+        _say("some cells are missing; `sweep why` groups the causes")
+    where = settings.tracking_uri if settings.tracking_uri.startswith("http") else "`sweep ui`"
+    _say(f"browse the runs: {settings_module.shown(where)}")
+    return 0 if complete else 1
+
+
+def _require_writable(state: Path) -> None:
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        probe = state / f".probe-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise SetupError(f"the state root {state} cannot be written: {error.strerror}; set SWEEPS_STATE to a folder of yours") from error
+
+
+def _require_data(plans: Sequence[Plan], settings: Settings) -> None:
+    """Reads every data set's description before anything starts.
+
+    Raises:
+        SetupError: one message for each fault.
+    """
+    from trainers import data
+    from trainers.errors import TrainerError
+
+    faults = []
+    for images in dict.fromkeys(trial.data for plan in plans for trial in plan.trials.values()):
+        try:
+            data.info(images, settings.data)
+        except TrainerError as error:
+            faults += [f"data {images.name}: {line}" for line in str(error).splitlines()]
+    if faults:
+        raise SetupError(*faults)
+
+
+def verb_status(arguments: argparse.Namespace, settings: Settings) -> int:
+    from sweeps import plan as planning
+
+    plans = _plans(arguments, settings)
+    if arguments.json:
+        _say(json.dumps({plan.title: {state.value: n for state, n in planning.counts([plan]).items()} for plan in plans}, indent=1))
+        return 0
+    for plan in plans:
+        _say(f"{plan.title:<28} {planning.summary([plan])}")
+    return 0
+
+
+def verb_why(arguments: argparse.Namespace, settings: Settings) -> int:
+    from trainers.attempts import State, read_status
+
+    causes: dict[str, list[tuple[int, str, str]]] = {}
+    for plan in _plans(arguments, settings):
+        for digest, name in plan.names.items():
+            status = read_status(settings.state, digest)
+            if status.state is State.FAILED:
+                error = status.entry["error"]
+                causes.setdefault(str(error["cause"]), []).append((int(status.entry["timestamp_ms"]), f"{plan.title} {name}", str(error["log"])))
+    ordered = sorted(causes.items(), key=lambda item: min(item[1]))
+    if arguments.json:
+        _say(json.dumps([{"cause": cause, "trials": [name for _, name, _ in hits], "log": min(hits)[2]} for cause, hits in ordered], indent=1))
+        return 1 if ordered else 0
+    if not ordered:
+        _say("no failed trial")
+        return 0
+    for cause, hits in ordered:
+        _say(f"{len(hits)} failed: {cause}")
+        for _, name, _ in sorted(hits)[:5]:
+            _say(f"    {name}")
+        _say(f"    log: {min(hits)[2]}")
+    return 1
+
+
+def verb_sync(arguments: argparse.Namespace, settings: Settings) -> int:
+    from sweeps import search
+    from sweeps.tracking import Mirror, Tracked
+    from trainers.attempts import State
+
+    mirror = Mirror(settings)
+    for plan in _plans(arguments, settings):
+        studies = search.studies_of(plan, settings, None) if plan.experiment.file.search is not None else []
+        touched = [digest for digest, state in plan.states.items() if state is not State.NEW]
+        if not touched and not any(study.asked() for study in studies):
+            continue
+        for digest in touched:
+            mirror.trial(Tracked(plan, digest, plan.trials[digest], plan.names[digest]), final=False)
+        mirror.describe_parent(plan, search.as_json(studies) if studies else None)
+        mirror.close_parent(plan, all(state is State.DONE for state in plan.states.values()))
+        _say(f"{plan.title}: {len(touched)} trials in step")
+    return 0
+
+
+def verb_ui(arguments: argparse.Namespace, settings: Settings) -> int:
+    if settings.tracking_uri.startswith("http"):
+        _say(f"the store is a server; open {settings_module.shown(settings.tracking_uri)}")
+        return 0
+    from sweeps.tracking import QUIET, client
+
+    client(settings)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.tracking_uri, "--host", "127.0.0.1"]
+    command += ["--port", str(arguments.port), "--workers", "1", "--default-artifact-root", settings.artifacts.absolute().as_uri()]
+    _say(f"MLflow: http://127.0.0.1:{arguments.port} (Ctrl-C ends it)")
+    os.execve(sys.executable, command, {**os.environ, **QUIET})
+
+
+def verb_data(arguments: argparse.Namespace, settings: Settings) -> int:
+    from trainers import data
+    from trainers.errors import TrainerError
+
+    faults = []
+    plans = _plans(arguments, settings)
+    specs: Mapping[Any, None] = dict.fromkeys(
+        trial.data.model_copy(update={"train_per_class": None}) for plan in plans for trial in plan.trials.values()
+    )
+    for images in specs:
+        try:
+            loaded = data.load(images, settings.data)
+        except TrainerError as error:
+            faults += [f"data {images.name}: {line}" for line in str(error).splitlines()]
+            continue
+        val = "" if loaded.val is None else f", {len(loaded.val)} val"
+        _say(f"{images.name}: {len(loaded.train)} train{val}, {len(loaded.test)} test, {loaded.info.classes} classes, {loaded.info.size} px")
+    if faults:
+        raise SetupError(*faults)
+    return 0
+
+
+def verb_gc(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Checkpoints of failed trials and of attempts that were taken over, and half-written files of dead processes."""
+    from trainers.attempts import State, newest, read_status
+
+    doomed: list[Path] = []
+    for attempts_folder in sorted(settings.state.glob("*/*/attempts")):
+        status = read_status(settings.state, attempts_folder.parent.name)
+        dead = status.state in (State.DONE, State.FAILED)
+        doomed += [path for path in attempts_folder.glob(".new-*") if dead]
+        doomed += [path for path in attempts_folder.glob("*/.*.tmp") if dead]
+        last = newest(attempts_folder)
+        keep = {str(last), str(status.folder.name) if status.folder else ""}
+        doomed += [path for path in attempts_folder.glob("*/checkpoint.pt") if dead or path.parent.name not in keep]
+    size = sum(path.stat().st_size for path in doomed if path.is_file())
+    for path in doomed:
+        if arguments.yes:
+            if path.is_dir():
+                import shutil
+
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        else:
+            _say(str(path))
+    verb = "freed" if arguments.yes else "could be freed with --yes"
+    _say(f"{len(doomed)} files, {size / 2**20:.1f} MiB {verb}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

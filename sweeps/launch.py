@@ -1,0 +1,213 @@
+"""A launch: Ray Tune schedules what the queue hands out; the trial directories, not Tune, remember what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeps.errors import SetupError
+from sweeps.queue import Queue
+from sweeps.settings import Settings
+from sweeps.spec import Resources
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # our journals are the record; Tune's snapshots would only cost
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "GLOG_minloglevel": "3",
+}
+os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+
+import ray  # noqa: E402  (its logging is configured by the environment at import)
+from ray import tune  # noqa: E402
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+from sweeps.worker import TrialRunner  # noqa: E402
+from trainers import attempts  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What Ray has.
+
+    Attributes:
+        cpus, gpus: over all nodes that are up.
+    """
+
+    cpus: float
+    gpus: float
+
+
+def start(settings: Settings) -> Cluster:
+    """Joins the cluster of `RAY_ADDRESS`, or starts Ray on this machine.
+
+    Raises:
+        SetupError: the cluster cannot be reached.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "configure_logging": False,
+    }
+    settings.home.mkdir(parents=True, exist_ok=True)
+    try:
+        # Ray puts the current folder first on its workers' path, where a user's own `trainers/` would hide ours;
+        # the worker appends the user's folder itself, at the end.
+        with contextlib.chdir(settings.home):
+            if settings.ray_address:
+                ray.init(address=settings.ray_address, **options)
+            else:
+                ray.init(include_dashboard=False, num_cpus=os.cpu_count(), **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        place = settings.ray_address or "this machine"
+        raise SetupError(f"no Ray cluster at {place}: {str(error).splitlines()[0]}; check RAY_ADDRESS, or unset it to start Ray here") from error
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    have = ray.cluster_resources()
+    return Cluster(have.get("CPU", 0.0), have.get("GPU", 0.0))
+
+
+def require_resources(queue: Queue, cluster: Cluster) -> None:
+    """Refuses trials that no node of the cluster could ever hold.
+
+    Raises:
+        SetupError: one message for each experiment concerned.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    faults = []
+    for plan in queue.plans:
+        wanted = plan.resources
+        for name, amount in (("CPU", wanted.cpu), ("GPU", wanted.gpu)):
+            most = max((node.get(name, 0.0) for node in nodes), default=0.0)
+            if amount > most:
+                faults.append(
+                    f"{plan.title}: a trial needs {amount:g} {name}, but no node has more than {most:g}; "
+                    f"join a cluster with RAY_ADDRESS, or choose a profile that needs less (resources)"
+                )
+    if faults:
+        raise SetupError(*faults)
+
+
+def concurrency(queue: Queue, cluster: Cluster) -> int:
+    """How many trials fit at once: the cluster's CPUs and GPUs over the smallest demand of a plan."""
+    fits = []
+    for plan in queue.plans:
+        wanted = plan.resources
+        fits.append(int(min(cluster.cpus / wanted.cpu, cluster.gpus / wanted.gpu if wanted.gpu else float("inf"))))
+    return max(1, *fits)
+
+
+class QueueSearcher(Searcher):  # type: ignore[misc]
+    """Tune asks it for configurations; it hands out what the queue says is ready."""
+
+    def __init__(self, queue: Queue, settings: Settings) -> None:
+        super().__init__()
+        self.queue, self.settings = queue, settings
+        self.digests: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        digest = self.queue.next()
+        if digest is None:
+            return Searcher.FINISHED if self.queue.finished() else None
+        self.digests[trial_id] = digest
+        wanted = self.queue.owner[digest].resources
+        watch = sorted({study.search.prune_metric for study in self.queue.studies})
+        return {
+            "digest": digest,
+            "trial": self.queue.trials[digest].model_dump_json(),
+            "state": str(self.settings.state),
+            "data": str(self.settings.data),
+            "device": "cuda" if wanted.gpu else "cpu",
+            "threads": max(1, int(wanted.cpu)),
+            "cpu": wanted.cpu,
+            "gpu": wanted.gpu,
+            "watch": watch,
+            "path": [path for path in sys.path if path],
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        digest = self.digests.pop(trial_id, None)
+        if digest is None:
+            return
+        outcome = "crashed" if error else str((result or {}).get("outcome", "crashed"))
+        if outcome == "running":  # Tune stopped it
+            outcome = "stopped"
+        self.queue.release(digest, outcome, str((result or {}).get("cause", "")))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing to pickle: Tune writes its searcher down at the start, but never needs it back here."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a new launch reads the trial directories."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a new launch reads the trial directories."""
+
+
+class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
+    """First come, first served; a trial that a search suggested may be cut by that study's pruner, no other ever."""
+
+    def __init__(self, queue: Queue) -> None:
+        super().__init__()
+        self.queue = queue
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing to pickle, as in `QueueSearcher`."""
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result.get("outcome") != "running":
+            return str(TrialScheduler.CONTINUE)
+        digest, epoch = trial.config["digest"], int(result["epoch"])
+        if self.queue.should_prune(digest, epoch, result):
+            attempts.stop(self.queue.state_root, digest, f"cut by the search's pruner after epoch {epoch}")
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
+
+
+def _demand(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    return tune.PlacementGroupFactory([{"CPU": config["cpu"], "GPU": config["gpu"]}])
+
+
+def fit(queue: Queue, settings: Settings, at_once: int) -> None:
+    """Runs the queue to its end on the cluster that `start` joined."""
+    scratch = Path(tempfile.mkdtemp(prefix="sweeps-tune-"))
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(TrialRunner, _demand),
+            tune_config=tune.TuneConfig(
+                search_alg=QueueSearcher(queue, settings),
+                scheduler=StudyScheduler(queue),
+                num_samples=-1,
+                reuse_actors=True,
+                max_concurrent_trials=at_once,
+            ),
+            run_config=tune.RunConfig(name="launch", storage_path=str(scratch), verbose=0),
+        )
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def stop() -> None:
+    """Leaves the cluster; one started here ends with it."""
+    ray.shutdown()

@@ -1,0 +1,179 @@
+"""Which trial comes next: a trial becomes ready when its upstream is done; searches are asked when nothing else is waiting."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sweeps.plan import Plan
+from sweeps.search import CellStudy
+from trainers.attempts import State, read_status
+from trainers.config import Trial
+
+logger = logging.getLogger(__name__)
+
+MACHINE_RETRIES = 3
+BUSY_WAIT_S = 10.0
+
+
+class Queue:
+    """The state of a launch, seen by Tune's searcher, the tracker and the live view; safe to use from several threads.
+
+    Args:
+        plans: what to run.
+        studies: searches beside the grids.
+        retry_failed: run trials again that are failed on disk.
+        on_new: called with plan, digest, trial and name when a search adds a trial.
+    """
+
+    def __init__(
+        self,
+        plans: list[Plan],
+        studies: list[CellStudy],
+        state_root: Path,
+        *,
+        retry_failed: bool = False,
+        on_new: Callable[[Plan, str, Trial, str], None] | None = None,
+    ) -> None:
+        self.plans, self.studies, self.state_root = plans, studies, state_root
+        self._lock = threading.RLock()
+        self._on_new = on_new
+        self.trials: dict[str, Trial] = {}
+        self.names: dict[str, str] = {}
+        self.owner: dict[str, Plan] = {}
+        self.waiting: list[str] = []
+        self.running: set[str] = set()
+        self.failed: dict[str, str] = {}
+        self.blocked: dict[str, str] = {}
+        self._not_before: dict[str, float] = {}
+        self._crashes: dict[str, int] = {}
+        self._retry_failed = retry_failed
+        for plan in plans:
+            for digest, trial in plan.trials.items():
+                self._add(plan, digest, trial, plan.names[digest])
+        for study in studies:
+            study.tell()
+            for suggestion in study.open.values():
+                self._add_suggestion(study, suggestion.number, suggestion.params, suggestion.trials)
+
+    def next(self) -> str | None:
+        """Digest of a trial that can start now, or None while none is ready."""
+        with self._lock:
+            for study in self.studies:
+                study.tell()
+            digest = self._ready()
+            if digest is None:
+                for study in self.studies:
+                    suggestion = study.ask()
+                    if suggestion is not None:
+                        self._add_suggestion(study, suggestion.number, suggestion.params, suggestion.trials)
+                        study.tell()  # it may be a trial that is already known
+                        return self.next()
+            if digest is not None:
+                self.waiting.remove(digest)
+                self.running.add(digest)
+            return digest
+
+    def finished(self) -> bool:
+        """Whether nothing runs and nothing can become ready any more."""
+        with self._lock:
+            return not self.waiting and not self.running and all(len(s.asked()) >= s.total and not s.open for s in self.studies)
+
+    def release(self, digest: str, outcome: str, cause: str = "") -> None:
+        """Takes a trial back from its worker.
+
+        Args:
+            outcome: "done", "failed" (the trial's fault), "stopped" (by a pruner), "crashed" (the machine's fault), "busy" or
+                "fenced" (somebody else has it).
+        """
+        with self._lock:
+            self.running.discard(digest)
+            state = read_status(self.state_root, digest).state
+            if state is State.DONE or outcome == "stopped":
+                return
+            if state is State.FAILED:
+                self._fail(digest, cause or "failed")
+            elif outcome == "crashed":
+                self._crashes[digest] = self._crashes.get(digest, 0) + 1
+                if self._crashes[digest] > MACHINE_RETRIES:
+                    self._fail(digest, f"its worker died {self._crashes[digest]} times: {cause}")
+                else:
+                    logger.warning("worker of %s died (%d of %d retries): %s", self.names[digest], self._crashes[digest], MACHINE_RETRIES, cause)
+                    self.waiting.insert(0, digest)
+            elif outcome in ("busy", "fenced"):
+                self._not_before[digest] = time.monotonic() + BUSY_WAIT_S
+                self.waiting.append(digest)
+            else:
+                self._fail(digest, cause or f"ended as {outcome} without a result")
+
+    def should_prune(self, digest: str, epoch: int, row: dict[str, float]) -> bool:
+        """Whether the pruner of the study that suggested this trial wants it to end."""
+        with self._lock:
+            if any(digest in plan.trials and plan.experiment.file.search is None for plan in self.plans):
+                return False  # a grid wants it whole
+            for study in self.studies:
+                value = row.get(study.search.prune_metric)
+                if value is not None and study.should_prune(digest, epoch, value):
+                    return True
+            return False
+
+    def _add(self, plan: Plan, digest: str, trial: Trial, name: str) -> None:
+        if digest in self.trials:
+            return
+        self.trials[digest], self.names[digest], self.owner[digest] = trial, name, plan
+        state = read_status(self.state_root, digest).state
+        if state is State.FAILED and not self._retry_failed:
+            self.failed[digest] = "failed earlier"
+        elif state is not State.DONE:
+            self.waiting.append(digest)
+
+    def _add_suggestion(self, study: CellStudy, number: int, params: dict[str, object], trials: dict[int, Trial]) -> None:
+        from sweeps.plan import short_name
+
+        values = " ".join(f"{path.rsplit('.', 1)[-1]}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in params.items())
+        cell = short_name(study.plan.experiment, study.cell)
+        for seed, trial in trials.items():
+            for digest, each, name in _with_upstream(trial, f"#{number} {'' if cell == 'all' else cell + ' '}{values} seed={seed}"):
+                known = digest in self.trials
+                if read_status(self.state_root, digest).state is State.STOPPED:
+                    continue
+                self._add(study.plan, digest, each, name)
+                study.plan.trials.setdefault(digest, each)
+                study.plan.names.setdefault(digest, name)
+                if not known and self._on_new is not None:
+                    self._on_new(study.plan, digest, each, name)
+
+    def _ready(self) -> str | None:
+        now = time.monotonic()
+        for digest in list(self.waiting):
+            upstream = [up.digest() for up in self.trials[digest].upstreams()]
+            lost = next((up for up in upstream if up in self.failed), None)
+            if lost is not None:
+                self._fail(digest, f"its upstream trial {self.names.get(lost, lost[:12])} failed")
+                self.waiting.remove(digest)
+                continue
+            if self._not_before.get(digest, 0) > now:
+                if read_status(self.state_root, digest).state is State.DONE:
+                    self.waiting.remove(digest)
+                continue
+            if read_status(self.state_root, digest).state is State.DONE:  # another launch was faster
+                self.waiting.remove(digest)
+                continue
+            if all(read_status(self.state_root, up).state is State.DONE for up in upstream):
+                return digest
+        return None
+
+    def _fail(self, digest: str, cause: str) -> None:
+        self.failed[digest] = cause
+        if cause.startswith("its upstream"):
+            self.blocked[digest] = cause
+
+
+def _with_upstream(trial: Trial, name: str) -> list[tuple[str, Trial, str]]:
+    found: list[tuple[str, Trial, str]] = []
+    for upstream in trial.upstreams():
+        found += _with_upstream(upstream, f"teacher {upstream.student} seed={upstream.seed}")
+    return [*found, (trial.digest(), trial, name)]

@@ -1,0 +1,370 @@
+"""From a cell at a profile's scale to a fully resolved trial, with every fault of an experiment in one go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from sweeps import spec
+from sweeps.errors import SpecError
+from sweeps.spec import Cell, Experiment, Profile
+from trainers import data, methods, models, protocols, registry
+from trainers import datafree as _datafree
+from trainers import distill as _distill
+from trainers import evaluate as _evaluate
+from trainers.config import DataSpec, MethodConfig, Protocol, Scaled, Trial, Upstream
+from trainers.errors import ConfigError, DataError
+
+LOOP_VERSIONS = {"distill": _distill.VERSION, "datafree": _datafree.VERSION, "evaluate": _evaluate.VERSION}
+RECORDED = ("stats_from_epoch", "stats_drop_last", "artifact_epochs")
+"""Protocol fields that only say what is recorded when; a profile's recipe takes them from the paper's, scaled."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Paper's epochs and updates beside the profile's, and what that did to constants.
+
+    Attributes:
+        notes: one line for each constant that was scaled, e.g. `alpha 0.1 -> 1.5 (300 -> 20 epochs)`.
+        mapped: one line for each name the profile replaced, e.g. `data cifar100 -> digits`.
+    """
+
+    notes: tuple[str, ...] = ()
+    mapped: tuple[str, ...] = ()
+
+
+@dataclass
+class _Builder:
+    """Collects faults while one cell becomes a trial."""
+
+    place: str
+    experiment: Experiment
+    profile: Profile
+    data_root: Path
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    mapped: list[str] = field(default_factory=list)
+
+
+def resolve(
+    experiment: Experiment, profile: Profile, cell: Cell, seed: int, data_root: Path, extra: Mapping[str, Any] | None = None
+) -> tuple[Trial, Scaling]:
+    """The trial of one cell and seed.
+
+    Args:
+        extra: settings on top of the cell's, such as a search's suggestion.
+
+    Raises:
+        SpecError: every fault of this cell.
+    """
+    builder = _Builder(f"{experiment.name}.toml", experiment, profile, data_root)
+    settings = {**cell.settings, **(extra or {})}
+    swept = {axis.path for axis in experiment.file.axes if axis.path} | set(extra or {})
+    ruled = spec.apply_rules(profile.when, cell.labels, settings)
+    for key in sorted(swept):
+        if key in settings and ruled.get(key) != settings[key]:
+            builder.faults.append(f"profiles/{profile.name}.toml: when.set: {key!r} is swept by {experiment.name}; a profile keeps all swept values")
+    from_profile = {key for key in ruled if ruled[key] != settings.get(key)}
+    trial = _cell_trial(builder, ruled, from_profile, seed)
+    if builder.faults or trial is None:
+        raise SpecError(*dict.fromkeys(builder.faults))
+    return trial, Scaling(tuple(dict.fromkeys(builder.notes)), tuple(dict.fromkeys(builder.mapped)))
+
+
+def _cell_trial(builder: _Builder, settings: dict[str, Any], from_profile: set[str], seed: int) -> Trial | None:
+    trained = _trained(builder, settings, from_profile, seed)
+    measure = {key.removeprefix("evaluate."): value for key, value in settings.items() if key.startswith("evaluate.")}
+    if not measure:
+        return trained
+    allowed = ("teacher", "teacher_protocol.name", "teacher_protocol", "teacher_seed")
+    for key in measure:
+        if key not in allowed:
+            builder.faults.append(f"{builder.place}: evaluate: {spec.unknown('key', key, ['teacher', 'teacher_protocol', 'teacher_seed'])}")
+    reference = {**settings, **{("teacher_protocol.name" if key == "teacher_protocol" else key): value for key, value in measure.items()}}
+    teacher = _teacher(builder, reference)
+    if trained is None or teacher is None:
+        return None
+    return Trial(
+        kind="evaluate",
+        method="evaluate",
+        hparams={},
+        versions={"method": methods.module("evaluate").VERSION, "loop": LOOP_VERSIONS["evaluate"]},
+        data=trained.data,
+        student=trained.student,
+        teacher=teacher,
+        subject=Upstream(trial=trained, network=trained.student),
+        protocol=trained.protocol,
+        seed=seed,
+    )
+
+
+def _trained(builder: _Builder, settings: dict[str, Any], from_profile: set[str], seed: int) -> Trial | None:
+    method = _text(builder, settings, "method")
+    config_type = None
+    try:
+        module = methods.module(method) if method else None
+        config_type = methods.config_type(method) if method else None
+    except ConfigError as error:
+        module = None
+        builder.faults += [f"{builder.place}: method: {fault}" for fault in error.faults]
+    paper, protocol = _protocol(builder, settings, "protocol")
+    hparams = _hparams(builder, settings, from_profile, method, config_type, paper, protocol) if config_type else None
+    images = _data(builder, settings)
+    student = _network(builder, settings, "student")
+    teacher = _teacher(builder, settings) if module is not None and module.NEEDS_TEACHER else None
+    precision = settings.get("precision", "fp32")
+    if precision not in ("fp32", "bf16"):
+        builder.faults.append(f"{builder.place}: precision: {spec.unknown('precision', str(precision), ['fp32', 'bf16'])}")
+    if builder.faults or module is None or hparams is None or images is None or protocol is None or student is None:
+        return None
+    if module.KIND == "datafree" and protocol.updates_per_epoch is None:
+        builder.faults.append(f"{builder.place}: protocol {protocol.name!r} has no updates_per_epoch, which the data-free method {method!r} needs")
+        return None
+    return Trial(
+        kind=module.KIND,
+        method=method,
+        hparams=hparams.active(),
+        versions={"method": module.VERSION, "loop": LOOP_VERSIONS[module.KIND]},
+        data=images,
+        student=student,
+        teacher=teacher,
+        protocol=protocol,
+        seed=seed,
+        precision=precision,
+    )
+
+
+def _teacher(builder: _Builder, settings: dict[str, Any]) -> Upstream | None:
+    network = _network(builder, settings, "teacher")
+    _, protocol = _protocol(builder, settings, "teacher_protocol")
+    images = _data(builder, settings)
+    seed = settings.get("teacher_seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        builder.faults.append(f"{builder.place}: teacher_seed: must be a whole number from 0 on (got {seed!r})")
+        return None
+    if network is None or protocol is None or images is None:
+        return None
+    trial = Trial(
+        kind="distill",
+        method="ce",
+        hparams={},
+        versions={"method": methods.module("ce").VERSION, "loop": LOOP_VERSIONS["distill"]},
+        data=images.model_copy(update={"train_per_class": None}),
+        student=network,
+        protocol=protocol,
+        seed=seed,
+    )
+    return Upstream(trial=trial, network=network)
+
+
+def _hparams(
+    builder: _Builder,
+    settings: dict[str, Any],
+    from_profile: set[str],
+    method: str,
+    config_type: type[MethodConfig],
+    paper: Protocol | None,
+    protocol: Protocol | None,
+) -> MethodConfig | None:
+    values: dict[str, Any] = {}
+    preset = settings.get("preset")
+    if preset is not None:
+        known = methods.presets(method)
+        if preset not in known:
+            builder.faults.append(f"{builder.place}: preset: {spec.unknown(f'preset of method {method}', str(preset), sorted(known))}")
+        values |= known.get(preset, {})
+    values |= {key.removeprefix("hparams."): value for key, value in settings.items() if key.startswith("hparams.")}
+    config = _model(builder, config_type, values, "hparams", f"hyper-parameter of method {method}")
+    if config is None or paper is None or protocol is None or paper == protocol:
+        return config
+    scaled: dict[str, Any] = {}
+    for name, info in config_type.model_fields.items():
+        mark = _mark(info)
+        if mark is None or f"hparams.{name}" in from_profile:
+            continue
+        old = getattr(config, name)
+        factor = _ratio(paper, protocol, mark)
+        new = max(1, round(old * factor)) if isinstance(old, int) and old else old * factor
+        if new != old:
+            scaled[name] = new
+            builder.notes.append(f"{name} {old:g} -> {new:g} ({_share(paper, protocol, mark)})")
+    return _model(builder, config_type, {**values, **scaled}, "hparams", f"hyper-parameter of method {method}")
+
+
+def _ratio(paper: Protocol, protocol: Protocol, mark: Scaled) -> float:
+    epochs = protocol.epochs / paper.epochs
+    if mark.unit == "updates" and paper.updates_per_epoch and protocol.updates_per_epoch:
+        epochs *= protocol.updates_per_epoch / paper.updates_per_epoch
+    return epochs if mark.power == 1 else 1 / epochs
+
+
+def _share(paper: Protocol, protocol: Protocol, mark: Scaled) -> str:
+    if mark.unit == "epochs":
+        return f"{paper.epochs} -> {protocol.epochs} epochs"
+    return f"{paper.epochs * (paper.updates_per_epoch or 1)} -> {protocol.epochs * (protocol.updates_per_epoch or 1)} updates"
+
+
+def _mark(info: FieldInfo) -> Scaled | None:
+    return next((mark for mark in info.metadata if isinstance(mark, Scaled)), None)
+
+
+def _protocol(builder: _Builder, settings: dict[str, Any], key: str) -> tuple[Protocol | None, Protocol | None]:
+    """The paper's recipe and the profile's, with the cell's own fields set on both."""
+    name = settings.get(f"{key}.name")
+    if not isinstance(name, str):
+        builder.faults.append(f"{builder.place}: {key}: is missing; known: {', '.join(sorted(protocols.PROTOCOLS))}")
+        return None, None
+    try:
+        paper = protocols.get(name)
+    except ConfigError as error:
+        builder.faults += [f"{builder.place}: {key}: {fault}" for fault in error.faults]
+        return None, None
+    fields = {k.removeprefix(f"{key}."): v for k, v in settings.items() if k.startswith(f"{key}.") and not k.endswith(".name")}
+    paper_set = _model(builder, Protocol, {**paper.model_dump(), **fields}, key, "field of a protocol")
+    target = builder.profile.protocols.get(name)
+    if paper_set is None or target is None:
+        return paper_set, paper_set
+    try:
+        recipe = protocols.get(target)
+    except ConfigError as error:
+        builder.faults += [f"profiles/{builder.profile.name}.toml: protocols.{name}: {fault}" for fault in error.faults]
+        return None, None
+    builder.mapped.append(f"{key} {name} -> {target}")
+    ratio = recipe.epochs / paper.epochs
+    recorded = {field: _scaled_epochs(getattr(paper_set, field), ratio, recipe.epochs) for field in RECORDED}
+    own = {k: (_scaled_epochs(v, ratio, recipe.epochs) if _mark(Protocol.model_fields[k]) else v) for k, v in fields.items() if k not in recorded}
+    return paper, _model(builder, Protocol, {**recipe.model_dump(), **recorded, **own}, key, "field of a protocol")
+
+
+def _scaled_epochs(value: Any, ratio: float, epochs: int) -> Any:
+    if isinstance(value, list | tuple):
+        return sorted({min(round(each * ratio), max(epochs - 1, 0)) for each in value})
+    return max(1, round(value * ratio)) if value else 0
+
+
+def _data(builder: _Builder, settings: dict[str, Any]) -> DataSpec | None:
+    fields = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
+    name = fields.get("name")
+    if not isinstance(name, str):
+        builder.faults.append(f"{builder.place}: data: is missing; known: {', '.join(registry.names('data'))}")
+        return None
+    target = builder.profile.data.get(name)
+    place = f"{builder.place}: data"
+    if target is not None:
+        replaced = {"name": target} if isinstance(target, str) else dict(target)
+        builder.mapped.append(f"data {name} -> {replaced.get('name')}")
+        holdout = {} if replaced.get("name") == "digits" else {k: v for k, v in fields.items() if k == "holdout_images"}
+        fields = {**holdout, **replaced}
+    spec_ = _model(builder, DataSpec, fields, "data", "field of a data set")
+    if spec_ is None:
+        return None
+    try:
+        content = data.module(spec_.name).content(spec_, builder.data_root)
+    except ConfigError as error:
+        builder.faults += [f"{place}: {fault}" for fault in error.faults]
+        return None
+    except DataError as error:
+        builder.faults += [f"{place}: {line}" for line in str(error).splitlines()]
+        return None
+    return spec_.model_copy(update={"content": content}) if content else spec_
+
+
+def _network(builder: _Builder, settings: dict[str, Any], role: str) -> str | None:
+    name = _text(builder, settings, role)
+    if not name:
+        return None
+    target = builder.profile.networks.get(name, name)
+    if target != name:
+        builder.mapped.append(f"{name} -> {target}")
+    for each, place in ((name, f"{builder.place}: {role}"), (target, f"profiles/{builder.profile.name}.toml: networks.{name}")):
+        if not models.exists(each):
+            builder.faults.append(f"{place}: {spec.unknown('network', each, models.known())}")
+            return None
+    return target
+
+
+def _text(builder: _Builder, settings: dict[str, Any], key: str) -> str:
+    value = settings.get(key)
+    if value is None:
+        builder.faults.append(f"{builder.place}: {key}: is missing; set it in base or on an axis")
+        return ""
+    if not isinstance(value, str):
+        builder.faults.append(f"{builder.place}: {key}: must be a name (got {value!r})")
+        return ""
+    return value
+
+
+def _model(builder: _Builder, kind: type[Model], values: Mapping[str, Any], where: str, noun: str) -> Model | None:
+    """Strict validation from JSON types: text is never turned into a number."""
+    try:
+        return kind.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        for detail in error.errors():
+            name = ".".join(str(part) for part in detail["loc"])
+            if detail["type"] == "extra_forbidden":
+                text = f"{where}: {spec.unknown(noun, name, sorted(kind.model_fields))}"
+            else:
+                message = str(detail["msg"]).removeprefix("Value error, ")
+                shown = "" if not name else f" (got {detail['input']!r})"
+                text = f"{where}{'.' if name else ''}{name}: {message}{shown}"
+            builder.faults.append(f"{builder.place}: {text}")
+        return None
+    except (TypeError, ValueError) as error:
+        builder.faults.append(f"{builder.place}: {where}: {error}")
+        return None
+
+
+def check(names: Sequence[str], profile_name: str, data_root: Path) -> list[str]:
+    """Every fault of these experiments at this profile, each once, with the first cell it concerns."""
+    try:
+        profile = spec.load_profile(profile_name)
+    except SpecError as error:
+        return list(error.faults)
+    faults: list[str] = []
+    for name in names:
+        experiment, found = spec.read(name, profile)
+        faults += found
+        if experiment is not None:
+            faults += cell_faults(experiment, profile, data_root)
+    return list(dict.fromkeys(faults))
+
+
+def cell_faults(experiment: Experiment, profile: Profile, data_root: Path) -> list[str]:
+    """Faults of the cells: each message once, naming the first cell and how many share it."""
+    concerned: dict[str, list[str]] = {}
+    search = experiment.file.search
+    probe = _corner(search.space, 0) if search else {}
+    for cell in experiment.cells:
+        if cell.status != "run":
+            continue
+        for extra in [probe, _corner(search.space, -1)] if search else [{}]:
+            try:
+                resolve(experiment, profile, cell, experiment.file.seeds[0], data_root, extra)
+            except SpecError as error:
+                for fault in error.faults:
+                    concerned.setdefault(fault, []).append(cell.name)
+    total = sum(cell.status == "run" for cell in experiment.cells)
+    result = []
+    for fault, cells in concerned.items():
+        unique = list(dict.fromkeys(cells))
+        where = "" if len(unique) == total else f" [cell {unique[0]}{f' and {len(unique) - 1} more' if len(unique) > 1 else ''}]"
+        result.append(fault + where)
+    return result
+
+
+def _corner(space: Sequence[spec.Range], end: int) -> dict[str, Any]:
+    """The lowest or highest values of a search space: if both are valid, so are those between."""
+    corner: dict[str, Any] = {}
+    for dimension in space:
+        ends = dimension.choices or (dimension.low, dimension.high)
+        value = ends[end]
+        corner[dimension.path] = int(value) if dimension.integer and value is not None else value
+    return corner

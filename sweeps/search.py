@@ -1,0 +1,257 @@
+"""Optuna inside each cell: suggestions become trials, seeds are folded into one value, and a study goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps import resolve
+from sweeps.errors import SetupError
+from sweeps.plan import Plan
+from sweeps.settings import Settings, shown
+from sweeps.spec import Cell, Search
+from trainers import attempts
+from trainers.attempts import State, Status
+from trainers.config import Trial
+from trainers.seeding import stream_seed
+
+logger = logging.getLogger(__name__)
+
+
+def open_storage(settings: Settings) -> BaseStorage:
+    """Optuna's storage: a database where one is set, else a journal file in the state root.
+
+    Raises:
+        SetupError: it cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        if settings.study_url is not None:
+            return RDBStorage(settings.study_url)
+        (settings.state / "studies").mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(settings.state / "studies" / "journal.log")))
+    except Exception as error:  # every database driver has exceptions of its own
+        place = shown(settings.study_url or str(settings.state))
+        raise SetupError(f"the study storage {place} cannot be opened: {str(error).splitlines()[0]}; check SWEEPS_STUDY_URL") from error
+
+
+@dataclass
+class Suggestion:
+    """One point of a study and the trials, one a seed, whose folded value it gets."""
+
+    number: int
+    params: dict[str, Any]
+    trials: dict[int, Trial]
+    digests: dict[int, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.digests = {seed: trial.digest() for seed, trial in self.trials.items()}
+
+
+class CellStudy:
+    """The study of one cell, in Optuna's storage; this class keeps nothing that a restart would miss.
+
+    The sampler is seeded anew for each suggestion from the number of suggestions so far, so that a continued study suggests what
+    an unbroken one would: suggestion n depends on the values told before it and on n alone.
+
+    Args:
+        total: suggestions wanted, those of earlier launches included.
+    """
+
+    def __init__(self, plan: Plan, cell: Cell, storage: BaseStorage, settings: Settings, total: int) -> None:
+        assert plan.experiment.file.search is not None
+        self.plan, self.cell, self.settings, self.total = plan, cell, settings, total
+        self.search: Search = plan.experiment.file.search
+        self.distributions = {dimension.path: _distribution(dimension) for dimension in self.search.space}
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name=study_name(plan, cell),
+            direction=self.search.direction,
+            load_if_exists=True,
+            pruner=_pruner(self.search),
+        )
+        self.open: dict[int, Suggestion] = {}
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if set(frozen.params) == set(self.distributions):
+                self.open[frozen.number] = self._suggestion(frozen)
+            else:  # killed while it was being suggested
+                self.study.tell(frozen.number, state=TrialState.FAIL)
+
+    def asked(self) -> list[FrozenTrial]:
+        """Suggestions that were made whole, in order."""
+        return [t for t in self.study.get_trials(deepcopy=False) if set(t.params) == set(self.distributions)]
+
+    def ask(self) -> Suggestion | None:
+        """The next point, or None when the wanted number was suggested."""
+        number = len(self.asked())
+        if number >= self.total:
+            return None
+        self.study.sampler = _sampler(self.search, stream_seed(self.search.seed, "suggest", number))
+        trial = self.study.ask(self.distributions)
+        frozen = self.study.get_trials(deepcopy=False)[trial.number]
+        suggestion = self._suggestion(frozen)
+        self.open[suggestion.number] = suggestion
+        return suggestion
+
+    def tell(self) -> list[int]:
+        """Tells the study every open suggestion that has come to an end; returns their numbers."""
+        closed = []
+        for number, suggestion in list(self.open.items()):
+            verdict = self._verdict(suggestion)
+            if verdict is None:
+                continue
+            state, value = verdict
+            if state is TrialState.COMPLETE:
+                self.study.tell(number, value)
+            else:
+                self.study.tell(number, state=state)
+            del self.open[number]
+            closed.append(number)
+        return closed
+
+    def should_prune(self, digest: str, epoch: int, value: float) -> bool:
+        """Reports an epoch of a suggestion's first seed and asks the pruner; other seeds are never pruned."""
+        if self.search.pruner == "none":
+            return False
+        for number, suggestion in self.open.items():
+            if next(iter(suggestion.digests.values())) == digest:
+                frozen = self.study.get_trials(deepcopy=False)[number]
+                trial = optuna.trial.Trial(self.study, frozen._trial_id)
+                if epoch + 1 not in frozen.intermediate_values:
+                    trial.report(value, step=epoch + 1)
+                return trial.should_prune()
+        return False
+
+    def _suggestion(self, frozen: FrozenTrial) -> Suggestion:
+        trials = {}
+        for seed in self.plan.seeds:
+            trial, _ = resolve.resolve(self.plan.experiment, self.plan.profile, self.cell, seed, self.settings.data, frozen.params)
+            trials[seed] = trial
+        return Suggestion(frozen.number, dict(frozen.params), trials)
+
+    def _verdict(self, suggestion: Suggestion) -> tuple[TrialState, float | None] | None:
+        statuses = [attempts.read_status(self.settings.state, digest) for digest in suggestion.digests.values()]
+        if statuses[0].state is State.STOPPED:
+            return TrialState.PRUNED, None
+        if any(status.state is State.FAILED for status in statuses):
+            return TrialState.FAIL, None
+        if all(status.state is State.DONE for status in statuses):
+            return TrialState.COMPLETE, fold(statuses, self.search.metric)
+        return None
+
+    def as_json(self) -> dict[str, Any]:
+        """Suggestions with values and digests, for analysis, which knows no Optuna."""
+        names = {
+            TrialState.COMPLETE: "complete",
+            TrialState.PRUNED: "pruned",
+            TrialState.FAIL: "failed",
+            TrialState.RUNNING: "running",
+            TrialState.WAITING: "running",
+        }
+        rows = []
+        for frozen in self.asked():
+            suggestion = self._suggestion(frozen)
+            rows.append(
+                {
+                    "number": frozen.number,
+                    "params": dict(frozen.params),
+                    "state": names[frozen.state],
+                    "value": frozen.value if frozen.state is TrialState.COMPLETE else None,
+                    "trials": {str(seed): digest for seed, digest in suggestion.digests.items()},
+                }
+            )
+        return {"labels": dict(self.cell.labels), "study": self.study.study_name, "suggestions": rows}
+
+    def importances(self) -> dict[str, float]:
+        """Optuna's importance of each searched value; empty with fewer than four finished suggestions or equal values."""
+        values = {t.value for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+        if len(values) < 4:
+            return {}
+        return {name: float(value) for name, value in optuna.importance.get_param_importances(self.study).items() if math.isfinite(value)}
+
+
+def fold(statuses: list[Status], metric: str) -> float:
+    """Mean of a result metric over the seeds of one suggestion.
+
+    Raises:
+        SetupError: the trials have no such metric.
+    """
+    values = []
+    for status in statuses:
+        if metric not in status.result:
+            known = ", ".join(sorted(name for name in status.result if name.startswith(("best/", "last/"))))
+            raise SetupError(f"search.metric: trials have no {metric!r}; they have {known}")
+        values.append(float(status.result[metric]))
+    return sum(values) / len(values)
+
+
+def study_name(plan: Plan, cell: Cell) -> str:
+    """Name of a cell's study: readable, and with a hash of all that gives its values their meaning."""
+    search = plan.experiment.file.search
+    assert search is not None
+    settings = {key: value for key, value in cell.settings.items()}
+    meaning = [search.model_dump(mode="json", exclude={"trials"}), settings, plan.profile.model_dump(mode="json"), list(plan.seeds)]
+    mark = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{plan.experiment.name} [{plan.profile.name}] {cell.name} {mark}"
+
+
+def _distribution(dimension: Any) -> BaseDistribution:
+    if dimension.choices:
+        return CategoricalDistribution(dimension.choices)
+    if dimension.integer:
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
+    seed %= 2**32
+    if search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if search.sampler == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=search.startup_trials)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=search.startup_trials)
+
+
+def _pruner(search: Search) -> optuna.pruners.BasePruner:
+    if search.pruner == "asha":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=search.prune_from_epoch, reduction_factor=3)
+    if search.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=search.prune_from_epoch)
+    return optuna.pruners.NopPruner()
+
+
+def studies_of(plan: Plan, settings: Settings, total: int | None) -> list[CellStudy]:
+    """The studies of every selected cell of a search experiment; empty for a plain grid."""
+    search = plan.experiment.file.search
+    if search is None:
+        return []
+    storage = open_storage(settings)
+    return [CellStudy(plan, cell, storage, settings, total or search.trials) for cell in plan.selected if cell.status == "run"]
+
+
+def as_json(studies: list[CellStudy]) -> dict[str, Any]:
+    """The artifact `search.json`."""
+    search = studies[0].search
+    return {
+        "schema": 1,
+        "metric": search.metric,
+        "direction": search.direction,
+        "cells": [study.as_json() for study in studies],
+        "importances": {study.cell.name: study.importances() for study in studies},
+    }
+
+
+def journal_path(state: Path) -> Path:
+    """The default storage, for messages."""
+    return state / "studies" / "journal.log"

@@ -1,0 +1,621 @@
+"""Experiment and profile files: typed models, the cells they describe, and every fault of a file in one go.
+
+Needs nothing heavier than pydantic, so that `sweep list` and the analysis package start fast.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import fnmatch
+import hashlib
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator, model_validator
+
+from sweeps.errors import SpecError
+
+Scalar = str | int | float | bool
+Match = dict[str, Scalar | list[Scalar]]
+
+NAMED = ("protocol", "teacher_protocol", "data")
+"""Settings that are a name with fields of its own: `protocol = "x"` is `protocol.name`, `"protocol.lr"` one field."""
+PLAIN = ("method", "preset", "student", "teacher", "teacher_seed", "precision")
+OPEN = ("hparams", "evaluate", *NAMED)
+
+
+class Strict(BaseModel):
+    """Frozen model that rejects unknown keys and never turns text into numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class AxisValue(BaseModel):
+    """One value of an axis: a label, and either `value` (for the axis's path) or settings of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    label: str = Field(min_length=1)
+    value: JsonValue = None
+    reference: str | None = Field(None, description="how the printed values name this entry; default: the label")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Axis(Strict):
+    """One dimension of the grid: swept values of one `path`, or named bundles of settings."""
+
+    name: str = Field(min_length=1)
+    path: str | None = None
+    values: Annotated[tuple[AxisValue, ...], Field(strict=False)]
+
+    def value(self, label: str) -> AxisValue:
+        return next(value for value in self.values if value.label == label)
+
+
+class Rule(Strict):
+    """Settings for the cells that match: by axis label or by setting."""
+
+    match: Match
+    set: dict[str, Any]
+
+
+class Absent(Strict):
+    """Cells that are not trained, with the reason."""
+
+    match: Match
+    reason: str = Field(min_length=1)
+
+
+class Reference(Strict):
+    """Where the printed values are, and how an entry's labels are made from the file's columns."""
+
+    file: str
+    origin: Literal["printed", "authors' notebook"]
+    axes: dict[str, str] = Field(description='axis -> template over the columns, e.g. "{teacher} / {student}"')
+    note: str = ""
+
+
+class Report(Strict):
+    """How the cells become the paper's table or figure."""
+
+    kind: Literal["table", "heatmap", "curve", "bars", "histogram", "images", "scatter"]
+    metrics: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    select: Literal["last", "best"] = "best"
+    over_seeds: Literal["mean_std", "best", "mean_curve"] = "mean_std"
+    rows: str
+    columns: str | None = None
+    panels: str | None = None
+    reference: Reference | None = None
+
+
+class Resources(Strict):
+    """What Ray reserves for one trial."""
+
+    cpu: float = Field(1, gt=0, strict=False)
+    gpu: float = Field(0, ge=0, strict=False)
+
+
+class Range(Strict):
+    """Bounds of one searched hyper-parameter."""
+
+    path: str
+    low: float | None = Field(None, strict=False)
+    high: float | None = Field(None, strict=False)
+    log: bool = False
+    integer: bool = False
+    choices: Annotated[tuple[Scalar, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Range:
+        if self.choices:
+            if self.low is not None or self.high is not None:
+                raise ValueError("give either choices or low and high")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("needs low and high, or choices")
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log range needs low > 0, got {self.low:g}")
+        return self
+
+
+class Search(Strict):
+    """An Optuna search inside each cell; seeds are folded into one objective value."""
+
+    metric: str = "best/val/acc1_pct"
+    direction: Literal["maximize", "minimize"] = "maximize"
+    trials: int = Field(gt=0)
+    startup_trials: int = Field(10, ge=1)
+    sampler: Literal["tpe", "gp", "random"] = "tpe"
+    pruner: Literal["none", "asha", "median"] = "none"
+    prune_metric: str = "val/acc1_pct"
+    prune_from_epoch: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
+    space: Annotated[tuple[Range, ...], Field(min_length=1, strict=False)]
+
+
+class ExperimentFile(Strict):
+    """The content of one experiment file."""
+
+    title: str = Field(min_length=1)
+    paper: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    source: str = Field("", description="where the settings come from: rows and presets of the method's reference")
+    protocol: str
+    teacher_protocol: str | None = None
+    seeds: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
+    resources: Resources = Resources()
+    report: Report
+    base: dict[str, Any]
+    axes: Annotated[tuple[Axis, ...], Field(strict=False)] = ()
+    when: Annotated[tuple[Rule, ...], Field(strict=False)] = ()
+    absent: Annotated[tuple[Absent, ...], Field(strict=False)] = ()
+    reported: Annotated[tuple[Absent, ...], Field(strict=False)] = ()
+    search: Search | None = None
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"repeated seed in {list(seeds)}")
+        if min(seeds, default=0) < 0:
+            raise ValueError(f"seeds must be 0 or more, got {list(seeds)}")
+        return seeds
+
+
+class SearchScale(Strict):
+    """How long searches are at a profile; what is not given stays as the experiment has it."""
+
+    trials: int | None = Field(None, gt=0)
+    startup_trials: int | None = Field(None, ge=1)
+
+
+class Profile(Strict):
+    """A scale: what the paper's data sets, networks and protocols become."""
+
+    title: str
+    resources: Resources | None = None
+    data: dict[str, str | dict[str, Any]] = {}
+    networks: dict[str, str] = {}
+    protocols: dict[str, str] = {}
+    when: Annotated[tuple[Rule, ...], Field(strict=False)] = ()
+    keep: dict[str, dict[str, list[str]]] = {}
+    search: SearchScale = SearchScale()
+
+    name: str = Field("", exclude=True)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of an experiment.
+
+    Attributes:
+        labels: axis name -> label, in the order of the axes.
+        settings: dotted path -> value, as the paper's scale has them.
+        status: "run", or why nothing is trained: "absent", "reported".
+        reason: the stated reason where nothing is trained.
+    """
+
+    labels: Mapping[str, str]
+    settings: Mapping[str, Any]
+    status: Literal["run", "absent", "reported"] = "run"
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """Readable and unique within the experiment, e.g. `k_begin=1/5 k_end=3/4`."""
+        return " ".join(f"{axis}={label}" for axis, label in self.labels.items()) or "all"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file together with its name, its text and its cells.
+
+    Attributes:
+        name: `paper/figure`, or the path of the user's own file.
+        text: the file as read.
+        kept: labels that the profile keeps, by axis; an axis that is not named keeps all.
+    """
+
+    name: str
+    file: ExperimentFile
+    text: str
+    path: str
+    kept: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell in the order of the file, axes varying like digits (last one fastest)."""
+        return tuple(self._cells())
+
+    def _cells(self) -> Iterator[Cell]:
+        base = flatten(self.file.base)
+        choices = [
+            [value for value in axis.values if axis.name not in self.kept or value.label in self.kept[axis.name]]
+            for axis in self.file.axes
+        ]
+        for combination in itertools.product(*choices):
+            labels = {axis.name: value.label for axis, value in zip(self.file.axes, combination, strict=True)}
+            settings = {"protocol.name": self.file.protocol, **base}
+            if self.file.teacher_protocol is not None:
+                settings.setdefault("teacher_protocol.name", self.file.teacher_protocol)
+            for axis, value in zip(self.file.axes, combination, strict=True):
+                settings |= {axis.path: value.value} if axis.path else flatten(value.settings)
+            settings = apply_rules(self.file.when, labels, settings)
+            for status, rules in (("absent", self.file.absent), ("reported", self.file.reported)):
+                reason = next((rule.reason for rule in rules if matches(rule.match, labels, settings)), None)
+                if reason is not None:
+                    yield Cell(labels, settings, status, reason)  # type: ignore[arg-type]
+                    break
+            else:
+                yield Cell(labels, settings)
+
+    def select(self, only: Mapping[str, Sequence[str]]) -> tuple[Cell, ...]:
+        """Cells whose labels are among those asked for.
+
+        Raises:
+            SpecError: unknown axis or label.
+        """
+        faults = []
+        for axis_name, labels in only.items():
+            axis = next((axis for axis in self.file.axes if axis.name == axis_name), None)
+            if axis is None:
+                faults.append(f"{self.name}: --only {axis_name}: {unknown('axis', axis_name, [a.name for a in self.file.axes])}")
+                continue
+            known = [value.label for value in axis.values]
+            faults += [f"{self.name}: --only {axis_name}={x}: {unknown('label', x, known)}" for x in labels if x not in known]
+        if faults:
+            raise SpecError(*faults)
+        return tuple(c for c in self.cells if all(c.labels[a] in labels for a, labels in only.items()))
+
+
+def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as dotted paths: `hparams = { alpha = 1 }` gives `hparams.alpha`, `data = "x"` gives `data.name`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        head = key.split(".")[0]
+        if isinstance(value, Mapping) and set(value) == {"module"} and head not in NAMED:
+            flat[key] = value["module"]
+        elif isinstance(value, Mapping):
+            for inner, leaf in flatten(value).items():
+                flat[f"{key}.{'name' if inner == 'module' and head in NAMED else inner}"] = leaf
+        elif key in NAMED:
+            flat[f"{key}.name"] = value
+        else:
+            flat[key] = value
+    return flat
+
+
+def matches(match: Match, labels: Mapping[str, str], settings: Mapping[str, Any]) -> bool:
+    """Whether a cell's labels or settings have the asked values; a list means any of them."""
+    for key, wanted in match.items():
+        values = wanted if isinstance(wanted, list) else [wanted]
+        if labels.get(key) not in values and settings.get(key, settings.get(f"{key}.name")) not in values:
+            return False
+    return True
+
+
+def apply_rules(rules: Sequence[Rule], labels: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings after every matching rule, in the order of the file."""
+    result = dict(settings)
+    for rule in rules:
+        if matches(rule.match, labels, result):
+            result |= flatten(rule.set)
+    return result
+
+
+def unknown(noun: str, name: str, known: Sequence[str]) -> str:
+    """One message for an unknown name: what it was, what is probably meant, what is known."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" did you mean {close[0]!r}?" if close else ""
+    return f"unknown {noun} {name!r};{hint} known: {', '.join(known)}"
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def package_folder(kind: Literal["experiments", "profiles"]) -> Path:
+    """Where the files that come with the package lie."""
+    return Path(str(resources.files("sweeps"))) / kind
+
+
+def experiment_names() -> list[str]:
+    """Every experiment that comes with the package, in the order of the papers' numbering."""
+    folder = package_folder("experiments")
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.toml")]
+    return sorted(names, key=natural_key)
+
+
+def profile_names() -> list[str]:
+    return sorted(path.stem for path in package_folder("profiles").glob("*.toml"))
+
+
+def natural_key(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts fig9 before fig10."""
+    parts = ["".join(group) for _, group in itertools.groupby(name, str.isdigit)]
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+
+
+def find(patterns: Sequence[str]) -> list[str]:
+    """Experiment names for names, globs, `all` and paths of the user's own files; globs and `all` leave searches out.
+
+    Raises:
+        SpecError: a pattern that matches nothing.
+    """
+    known = experiment_names()
+    found: list[str] = []
+    faults = []
+    for pattern in patterns:
+        if pattern.endswith(".toml"):
+            hits = [pattern]
+        elif pattern in known:
+            hits = [pattern]
+        else:
+            glob = "*" if pattern == "all" else pattern
+            hits = [name for name in known if fnmatch.fnmatchcase(name, glob) and load(name).file.search is None]
+        if not hits:
+            faults.append(unknown("experiment", pattern, known))
+        found += [hit for hit in hits if hit not in found]
+    if faults:
+        raise SpecError(*faults)
+    return found
+
+
+def load_profile(name: str) -> Profile:
+    """The profile file `name`, or the one at a path that ends in .toml.
+
+    Raises:
+        SpecError: unknown profile, or any fault in its file.
+    """
+    path = Path(name) if name.endswith(".toml") else package_folder("profiles") / f"{name}.toml"
+    if not path.is_file():
+        raise SpecError(unknown("profile", name, profile_names()))
+    place = name if name.endswith(".toml") else f"profiles/{name}.toml"
+    raw = read_toml(path, place)
+    model, faults = validate(Profile, raw, place)
+    if model is None or faults:
+        raise SpecError(*faults)
+    faults += [
+        f"{place}: when.set: {unknown('setting', key, [*PLAIN, *(f'{o}.<field>' for o in OPEN)])}"
+        for rule in model.when
+        for key in flatten(rule.set)
+        if not is_setting(key)
+    ]
+    if faults:
+        raise SpecError(*faults)
+    return model.model_copy(update={"name": path.stem})
+
+
+def load(name: str, profile: Profile | None = None) -> Experiment:
+    """The experiment `paper/figure`, or the file at a path that ends in .toml, with what `profile` keeps of it.
+
+    Raises:
+        SpecError: unknown experiment, or every fault of its file.
+    """
+    experiment, faults = read(name, profile)
+    if experiment is None or faults:
+        raise SpecError(*faults)
+    return experiment
+
+
+def read(name: str, profile: Profile | None = None) -> tuple[Experiment | None, list[str]]:
+    """As `load`, but returns what could be understood beside the faults, so that later checks can add theirs."""
+    own = name.endswith(".toml")
+    path = Path(name) if own else package_folder("experiments") / f"{name}.toml"
+    place = name if own else f"{name}.toml"
+    if not path.is_file():
+        return None, [f"{name}: no such experiment file" if own else unknown("experiment", name, experiment_names())]
+    try:
+        raw = read_toml(path, place)
+    except SpecError as error:
+        return None, list(error.faults)
+    model, faults = validate(ExperimentFile, raw, place)
+    if model is None:
+        return None, faults
+    faults += structure_faults(model, place)
+    kept: dict[str, list[str]] = {}
+    if profile is not None:
+        kept = dict(profile.keep.get(name, {}))
+        faults += keep_faults(model, kept, f"profiles/{profile.name}.toml: keep {name}")
+        if model.search is not None:
+            scaled = model.search.model_copy(update=profile.search.model_dump(exclude_none=True))
+            model = model.model_copy(update={"search": scaled})
+    text = path.read_text(encoding="utf-8")
+    experiment = Experiment(f"{model.paper}/{path.stem}" if own else name, model, text, str(path), kept)
+    if not faults:
+        faults += repeated_cells(experiment, place)
+    return experiment, faults
+
+
+def read_toml(path: Path, place: str) -> dict[str, Any]:
+    """The parsed file.
+
+    Raises:
+        SpecError: unreadable, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{place}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{place}: not valid TOML: {error}") from error
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(kind: type[Model], raw: dict[str, Any], place: str) -> tuple[Model | None, list[str]]:
+    """The model and its faults; faulty keys are dropped and the rest validated again, so that later checks see it."""
+    faults: list[str] = []
+    rest: Any = copy.deepcopy(raw)
+    seen: list[tuple[str | int, ...]] = []
+    while True:
+        try:
+            return kind.model_validate(rest), faults
+        except ValidationError as error:
+            for detail in sorted(error.errors(), key=lambda detail: -len(detail["loc"])):
+                loc = detail["loc"]
+                if not any(old[: len(loc)] == loc for old in seen):  # else only a consequence of what was dropped
+                    faults.append(message(detail, kind, place))
+                seen.append(loc)
+            if not any([drop(rest, detail["loc"]) for detail in error.errors()]):
+                return None, faults
+
+
+def message(detail: Any, kind: type[BaseModel], place: str) -> str:
+    """One fault of a pydantic validation: file, key, value and what is allowed."""
+    loc = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        owner = kind if len(detail["loc"]) == 1 else None
+        known = sorted(owner.model_fields) if owner else fields_at(kind, detail["loc"][:-1])
+        return f"{place}: {loc}: {unknown('key', str(detail['loc'][-1]), known)}"
+    if detail["type"] == "missing":
+        return f"{place}: {loc}: is missing"
+    text = str(detail["msg"]).removeprefix("Value error, ")
+    value = detail["input"]
+    shown = "" if isinstance(value, dict) else f" (got {value!r})"
+    return f"{place}: {loc}: {text}{shown}"
+
+
+def fields_at(kind: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """Names of the keys allowed in the table at `loc`."""
+    current: Any = kind
+    for part in loc:
+        if isinstance(part, str) and isinstance(current, type) and issubclass(current, BaseModel):
+            models = [m for m in models_in(current.model_fields[part].annotation) if issubclass(m, BaseModel)]
+            current = models[0] if models else current
+    return sorted(current.model_fields)
+
+
+def models_in(annotation: Any) -> list[type]:
+    """Model classes inside an annotation such as `tuple[Axis, ...]` or `Search | None`."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for part in get_args(annotation) for model in models_in(part)]
+
+
+def drop(raw: Any, loc: Sequence[str | int]) -> bool:
+    """Removes the entry at `loc`, or the list it stands in; False where it is not there."""
+    while loc and isinstance(loc[-1], int):
+        loc = loc[:-1]
+    for part in loc[:-1]:
+        try:
+            raw = raw[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    if isinstance(raw, dict) and loc and loc[-1] in raw:
+        del raw[loc[-1]]
+        return True
+    return False
+
+
+def is_setting(path: str) -> bool:
+    """Whether a dotted path names something a cell may set."""
+    head, _, rest = path.partition(".")
+    return (head in PLAIN and not rest) or (head in OPEN and bool(rest))
+
+
+def structure_faults(file: ExperimentFile, place: str) -> list[str]:
+    """Faults that need no registry: axes, paths, rules and the report's names."""
+    faults: list[str] = []
+    axis_names = [axis.name for axis in file.axes]
+    settable = [*PLAIN, *(f"{name}.<field>" for name in OPEN)]
+    for name in sorted({name for name in axis_names if axis_names.count(name) > 1}):
+        faults.append(f"{place}: axes: axis {name!r} occurs {axis_names.count(name)} times; names must differ")
+    paths = [axis.path for axis in file.axes if axis.path]
+    paths += [] if file.search is None else [r.path for r in file.search.space]
+    for path in sorted({path for path in paths if paths.count(path) > 1}):
+        owners = [axis.name for axis in file.axes if axis.path == path]
+        faults.append(f"{place}: path {path!r} is swept {paths.count(path)} times (axes {', '.join(owners) or 'search'}); once is allowed")
+    for axis in file.axes:
+        where = f"{place}: axis {axis.name!r}"
+        if not axis.values:
+            faults.append(f"{where}: has no values; needs at least one")
+        labels = [value.label for value in axis.values]
+        for label in sorted({label for label in labels if labels.count(label) > 1}):
+            faults.append(f"{where}: label {label!r} occurs {labels.count(label)} times; labels must differ")
+        if axis.path is not None and not is_setting(axis.path):
+            faults.append(f"{where}: path: {unknown('setting', axis.path, settable)}")
+        for value in axis.values:
+            extra = flatten(value.settings)
+            if axis.path is not None and value.value is None:
+                faults.append(f"{where}: label {value.label!r}: needs a value, since the axis has path {axis.path!r}")
+            if axis.path is not None and extra:
+                faults.append(f"{where}: label {value.label!r}: unknown key {sorted(extra)[0]!r}; allowed beside a path: label, value, reference")
+            if axis.path is None:
+                if value.value is not None:
+                    faults.append(f"{where}: label {value.label!r}: has a value but the axis has no path")
+                faults += [f"{where}: label {value.label!r}: {unknown('setting', key, settable)}" for key in extra if not is_setting(key)]
+        if axis.path is not None:
+            raw = [repr(value.value) for value in axis.values]
+            for text in sorted({text for text in raw if raw.count(text) > 1}):
+                faults.append(f"{where}: value {text} occurs {raw.count(text)} times; repeated cells are not allowed")
+    faults += [f"{place}: base: {unknown('setting', key, settable)}" for key in flatten(file.base) if not is_setting(key)]
+    for kind, rules in (("when", file.when), ("absent", file.absent), ("reported", file.reported)):
+        for number, rule in enumerate(rules):
+            for key in rule.match:
+                if key not in axis_names and not is_setting(key) and key not in NAMED:
+                    faults.append(f"{place}: {kind}[{number}].match: {unknown('axis or setting', key, [*axis_names, *settable])}")
+                axis_of = next((axis for axis in file.axes if axis.name == key), None)
+                if axis_of is not None:
+                    wanted = rule.match[key]
+                    known = [value.label for value in axis_of.values]
+                    for label in wanted if isinstance(wanted, list) else [wanted]:
+                        if label not in known and not is_setting(key):
+                            faults.append(f"{place}: {kind}[{number}].match: {unknown(f'label of axis {key}', str(label), known)}")
+            if isinstance(rule, Rule):
+                faults += [f"{place}: when[{number}].set: {unknown('setting', key, settable)}" for key in flatten(rule.set) if not is_setting(key)]
+    for name, axis_name in (("rows", file.report.rows), ("columns", file.report.columns), ("panels", file.report.panels)):
+        if axis_name is not None and axis_name not in axis_names and not (file.search and name == "rows"):
+            faults.append(f"{place}: report.{name}: {unknown('axis', axis_name, axis_names)}")
+    shown = [name for name in (file.report.rows, file.report.columns, file.report.panels) if name is not None]
+    faults += [f"{place}: report: axis {name!r} is shown nowhere; name it in rows, columns or panels" for name in axis_names if name not in shown]
+    for name in file.report.reference.axes if file.report.reference else ():
+        if name not in axis_names:
+            faults.append(f"{place}: report.reference.axes: {unknown('axis', name, axis_names)}")
+    if file.search is not None:
+        faults += [f"{place}: search.space: {unknown('setting', r.path, settable)}" for r in file.search.space if not is_setting(r.path)]
+    return faults
+
+
+def keep_faults(file: ExperimentFile, kept: Mapping[str, Sequence[str]], place: str) -> list[str]:
+    """A profile may keep labels of a pair or panel axis, never of swept values."""
+    faults = []
+    for name, labels in kept.items():
+        axis = next((axis for axis in file.axes if axis.name == name), None)
+        if axis is None:
+            faults.append(f"{place}: {unknown('axis', name, [a.name for a in file.axes])}")
+            continue
+        if axis.path is not None:
+            faults.append(f"{place}: axis {name!r} sweeps {axis.path!r}; a profile keeps all swept values")
+        known = [value.label for value in axis.values]
+        faults += [f"{place}: {unknown(f'label of axis {name}', label, known)}" for label in labels if label not in known]
+        if not labels:
+            faults.append(f"{place}: axis {name!r}: keeps no label; needs at least one")
+    return faults
+
+
+def repeated_cells(experiment: Experiment, place: str) -> list[str]:
+    """Cells with other labels but the same settings: one of them would be printed twice."""
+    seen: dict[str, Cell] = {}
+    faults = []
+    for cell in experiment.cells:
+        key = TypeAdapter(dict[str, Any]).dump_json(dict(sorted(cell.settings.items()))).decode()
+        first = seen.setdefault(key, cell)
+        if first is not cell:
+            faults.append(f"{place}: repeated cell: {first.name!r} and {cell.name!r} have the same settings")
+    return faults

@@ -1,0 +1,80 @@
+"""Trials inside a Ray worker: one Tune step is one epoch, and the trial's directory holds all that must survive."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+logger = logging.getLogger(__name__)
+
+
+class TrialRunner(tune.Trainable):  # type: ignore[misc]
+    """Runs the trial in `config` and, when Tune reuses the actor, the next one.
+
+    A fault of the trial ends it here as failed and leaves the actor fit for the next. A fault of the machine ends the actor;
+    the plan suggests the trial again, which then goes on from its last checkpoint.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """Leaves an unfinished trial free for anybody to continue."""
+        if self._epochs is not None:
+            close = getattr(self._epochs, "close", None)
+            if close is not None:
+                close()
+            self._epochs = None
+
+    def step(self) -> dict[str, Any]:
+        from trainers.attempts import Busy
+        from trainers.errors import Fenced, TrainerError
+
+        assert self._epochs is not None
+        try:
+            epoch = next(self._epochs, None)
+            if epoch is None or epoch.last:
+                for _ in self._epochs:
+                    pass
+                return {"done": True, "outcome": "done"}
+            return {"outcome": "running", "epoch": epoch.number, **{k: epoch.row[k] for k in self._watch if k in epoch.row}}
+        except Busy as error:
+            return {"done": True, "outcome": "busy", "cause": str(error)}
+        except Fenced as error:
+            return {"done": True, "outcome": "fenced", "cause": str(error)}
+        except (TrainerError, OSError, ValueError) as error:
+            return {"done": True, "outcome": "failed", "cause": str(error)}
+        except RuntimeError as error:
+            if type(error).__name__ == "OutOfMemoryError":
+                raise
+            return {"done": True, "outcome": "failed", "cause": str(error)}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the trial's own checkpoint is the only one."""
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the trial continues from its directory."""
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        from trainers.config import Execution, Trial
+        from trainers.run import run_trial
+
+        sys.path.extend(path for path in config["path"] if path not in sys.path)  # the user's own modules, after ours
+        self._watch: list[str] = config["watch"]
+        self._epochs: Iterator[Any] | None = run_trial(
+            Trial.model_validate_json(config["trial"]),
+            Path(config["state"]),
+            Path(config["data"]),
+            device=config["device"],
+            execution=Execution(threads=config["threads"]),
+        )
