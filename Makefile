@@ -1,0 +1,40 @@
+# Everything a fresh machine needs beyond Debian's python3.11 (with venv), make and git is installed from here.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test test-system lint install system-packages clean
+
+## the main job: Figure 9 of CuDFKD on handwritten digits, 9 cells and their teacher
+demo: $(STAMP)
+	$(BIN)/sweep run cudfkd/fig9 --profile demo
+
+## linters, types, import contracts and the tests that need no server
+test: lint
+	$(BIN)/python -m pytest -m "not system and not gpu"
+
+## tests that start servers, browsers or many processes
+test-system: $(STAMP) system-packages
+	$(BIN)/python -m pytest -m system
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+## Chromium and its driver, for the tests that look at pages as a person does
+system-packages:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q chromium chromium-driver; }
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
