@@ -134,7 +134,8 @@ def _plans(arguments: argparse.Namespace, settings: Settings, names: Sequence[st
 
     profile = spec.load_profile(arguments.profile)
     only = _only(getattr(arguments, "only", []))
-    plans, faults = [], []
+    plans: list[Plan] = []
+    faults: list[str] = []
     for name in names or _found(arguments):
         try:
             plans.append(planning.make(name, profile, settings.state, settings.data, seeds=getattr(arguments, "seeds", None), only=only))
@@ -328,7 +329,7 @@ def _report(settings: Settings, plans: list[Plan], mirror: Any, complete: bool) 
 
     for plan in plans:
         try:
-            made = outputs(plan.experiment.path if plan.experiment.name not in spec.experiment_names() else plan.experiment.name, plan.profile.name, settings, settings.home.parent / "paper")
+            made = outputs(plan.experiment.given, plan.profile.given, settings, settings.home.parent / "paper")
         except AnalysisError as error:
             _say(f"{plan.title}: no table: {error}")
             mirror.close_parent(plan, False)
@@ -468,7 +469,7 @@ def verb_data(arguments: argparse.Namespace, settings: Settings) -> int:
     from trainers import data
     from trainers.errors import TrainerError
 
-    faults = []
+    faults: list[str] = []
     plans = _plans(arguments, settings)
     specs: Mapping[Any, None] = dict.fromkeys(
         trial.data.model_copy(update={"train_per_class": None}) for plan in plans for trial in plan.trials.values()

@@ -114,7 +114,7 @@ def concurrency(queue: Queue, cluster: Cluster) -> int:
     return max(1, *fits)
 
 
-class QueueSearcher(Searcher):  # type: ignore[misc]
+class QueueSearcher(Searcher):
     """Tune asks it for configurations; it hands out what the queue says is ready."""
 
     def __init__(self, queue: Queue, settings: Settings) -> None:
@@ -122,7 +122,7 @@ class QueueSearcher(Searcher):  # type: ignore[misc]
         self.queue, self.settings = queue, settings
         self.digests: dict[str, str] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         digest = self.queue.next()
         if digest is None:
             return Searcher.FINISHED if self.queue.finished() else None
@@ -162,11 +162,11 @@ class QueueSearcher(Searcher):  # type: ignore[misc]
         """Nothing: a new launch reads the trial directories."""
 
 
-class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
+class StudyScheduler(FIFOScheduler):
     """First come, first served; a trial that a search suggested may be cut by that study's pruner, no other ever."""
 
     def __init__(self, queue: Queue) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.queue = queue
 
     def __getstate__(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from sweeps import resolve, spec
 from sweeps.errors import SpecError
 from sweeps.spec import Cell, Experiment, Profile
-from trainers.attempts import State, read_status, trial_folder
+from trainers.attempts import State, read_status
 from trainers.config import Trial
 
 
@@ -217,8 +217,3 @@ def _cost_key(trial: Trial) -> str:
 def _recipe(trial: Trial) -> str:
     """Names the recipe where it is not the plain one: a noisy teacher must be told from the clean one."""
     return f"stopped at {trial.protocol.stop_at_acc1_pct:g}% " if trial.protocol.stop_at_acc1_pct is not None else ""
-
-
-def trial_path(state_root: Path, digest: str) -> Path:
-    """The trial's directory, for messages."""
-    return trial_folder(state_root, digest)

@@ -49,6 +49,7 @@ class _Builder:
     experiment: Experiment
     profile: Profile
     data_root: Path
+    swept: frozenset[str] = frozenset()
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     mapped: list[str] = field(default_factory=list)
@@ -65,9 +66,9 @@ def resolve(
     Raises:
         SpecError: every fault of this cell.
     """
-    builder = _Builder(f"{experiment.name}.toml", experiment, profile, data_root)
     settings = {**cell.settings, **(extra or {})}
     swept = {axis.path for axis in experiment.file.axes if axis.path} | set(extra or {})
+    builder = _Builder(experiment.place, experiment, profile, data_root, frozenset(swept))
     ruled = spec.apply_rules(profile.when, cell.labels, settings)
     for key in sorted(swept):
         if key in settings and ruled.get(key) != settings[key]:
@@ -195,7 +196,8 @@ def _hparams(
         new = max(1, round(old * factor)) if isinstance(old, int) and old else old * factor
         if new != old:
             scaled[name] = new
-            builder.notes.append(f"{name} {old:g} -> {new:g} ({_share(paper, protocol, mark)})")
+            change = f"{name} x {factor:g}" if f"hparams.{name}" in builder.swept else f"{name} {old:g} -> {new:g}"
+            builder.notes.append(f"{change} ({_share(paper, protocol, mark)})")
     return _model(builder, config_type, {**values, **scaled}, "hparams", f"hyper-parameter of method {method}")
 
 

@@ -10,6 +10,7 @@ import difflib
 import fnmatch
 import hashlib
 import itertools
+import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from sweeps.errors import SpecError
 
@@ -193,6 +194,7 @@ class Profile(Strict):
     search: SearchScale = SearchScale()
 
     name: str = Field("", exclude=True)
+    given: str = Field("", exclude=True, description="as the user named it: a name, or the path of a file")
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,17 @@ class Experiment:
     text: str
     path: str
     kept: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def given(self) -> str:
+        """As the user names it: `paper/figure`, or the path of an own file."""
+        own = not Path(self.path).is_relative_to(package_folder("experiments"))
+        return self.path if own else self.name
+
+    @property
+    def place(self) -> str:
+        """How messages name the file."""
+        return self.given if self.given.endswith(".toml") else f"{self.given}.toml"
 
     @property
     def sha256(self) -> str:
@@ -276,7 +289,7 @@ class Experiment:
             if axis is None:
                 faults.append(f"{self.name}: --only {axis_name}: {unknown('axis', axis_name, [a.name for a in self.file.axes])}")
                 continue
-            known = [value.label for value in axis.values]
+            known = [value.label for value in axis.values if value.label in self.kept.get(axis_name, [value.label])]
             faults += [f"{self.name}: --only {axis_name}={x}: {unknown('label', x, known)}" for x in labels if x not in known]
         if faults:
             raise SpecError(*faults)
@@ -389,15 +402,10 @@ def load_profile(name: str) -> Profile:
     model, faults = validate(Profile, raw, place)
     if model is None or faults:
         raise SpecError(*faults)
-    faults += [
-        f"{place}: when.set: {unknown('setting', key, [*PLAIN, *(f'{o}.<field>' for o in OPEN)])}"
-        for rule in model.when
-        for key in flatten(rule.set)
-        if not is_setting(key)
-    ]
+    faults += [fault for rule in model.when for fault in setting_faults(rule.set, f"{place}: when.set")]
     if faults:
         raise SpecError(*faults)
-    return model.model_copy(update={"name": path.stem})
+    return model.model_copy(update={"name": path.stem, "given": name})
 
 
 def load(name: str, profile: Profile | None = None) -> Experiment:
@@ -428,14 +436,15 @@ def read(name: str, profile: Profile | None = None) -> tuple[Experiment | None, 
         return None, faults
     faults += structure_faults(model, place)
     kept: dict[str, list[str]] = {}
+    named = f"{model.paper}/{path.stem}" if own else name
     if profile is not None:
-        kept = dict(profile.keep.get(name, {}))
-        faults += keep_faults(model, kept, f"profiles/{profile.name}.toml: keep {name}")
+        kept = dict(profile.keep.get(named, {}))
+        faults += keep_faults(model, kept, f"profiles/{profile.name}.toml: keep {named}")
         if model.search is not None:
             scaled = model.search.model_copy(update=profile.search.model_dump(exclude_none=True))
             model = model.model_copy(update={"search": scaled})
     text = path.read_text(encoding="utf-8")
-    experiment = Experiment(f"{model.paper}/{path.stem}" if own else name, model, text, str(path), kept)
+    experiment = Experiment(named, model, text, str(path), kept)
     if not faults:
         faults += repeated_cells(experiment, place)
     return experiment, faults
@@ -529,66 +538,99 @@ def is_setting(path: str) -> bool:
     return (head in PLAIN and not rest) or (head in OPEN and bool(rest))
 
 
+SETTABLE = (*PLAIN, *(f"{name}.<field>" for name in OPEN))
+
+
 def structure_faults(file: ExperimentFile, place: str) -> list[str]:
     """Faults that need no registry: axes, paths, rules and the report's names."""
-    faults: list[str] = []
-    axis_names = [axis.name for axis in file.axes]
-    settable = [*PLAIN, *(f"{name}.<field>" for name in OPEN)]
-    for name in sorted({name for name in axis_names if axis_names.count(name) > 1}):
-        faults.append(f"{place}: axes: axis {name!r} occurs {axis_names.count(name)} times; names must differ")
+    faults = [fault for axis in file.axes for fault in axis_faults(axis, f"{place}: axis {axis.name!r}")]
+    names = [axis.name for axis in file.axes]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        faults.append(f"{place}: axes: axis {name!r} occurs {names.count(name)} times; names must differ")
     paths = [axis.path for axis in file.axes if axis.path]
-    paths += [] if file.search is None else [r.path for r in file.search.space]
+    paths += [] if file.search is None else [dimension.path for dimension in file.search.space]
     for path in sorted({path for path in paths if paths.count(path) > 1}):
         owners = [axis.name for axis in file.axes if axis.path == path]
-        faults.append(f"{place}: path {path!r} is swept {paths.count(path)} times (axes {', '.join(owners) or 'search'}); once is allowed")
-    for axis in file.axes:
-        where = f"{place}: axis {axis.name!r}"
-        if not axis.values:
-            faults.append(f"{where}: has no values; needs at least one")
-        labels = [value.label for value in axis.values]
-        for label in sorted({label for label in labels if labels.count(label) > 1}):
-            faults.append(f"{where}: label {label!r} occurs {labels.count(label)} times; labels must differ")
-        if axis.path is not None and not is_setting(axis.path):
-            faults.append(f"{where}: path: {unknown('setting', axis.path, settable)}")
-        for value in axis.values:
-            extra = flatten(value.settings)
-            if axis.path is not None and value.value is None:
-                faults.append(f"{where}: label {value.label!r}: needs a value, since the axis has path {axis.path!r}")
-            if axis.path is not None and extra:
-                faults.append(f"{where}: label {value.label!r}: unknown key {sorted(extra)[0]!r}; allowed beside a path: label, value, reference")
-            if axis.path is None:
-                if value.value is not None:
-                    faults.append(f"{where}: label {value.label!r}: has a value but the axis has no path")
-                faults += [f"{where}: label {value.label!r}: {unknown('setting', key, settable)}" for key in extra if not is_setting(key)]
-        if axis.path is not None:
-            raw = [repr(value.value) for value in axis.values]
-            for text in sorted({text for text in raw if raw.count(text) > 1}):
-                faults.append(f"{where}: value {text} occurs {raw.count(text)} times; repeated cells are not allowed")
-    faults += [f"{place}: base: {unknown('setting', key, settable)}" for key in flatten(file.base) if not is_setting(key)]
-    for kind, rules in (("when", file.when), ("absent", file.absent), ("reported", file.reported)):
-        for number, rule in enumerate(rules):
-            for key in rule.match:
-                if key not in axis_names and not is_setting(key) and key not in NAMED:
-                    faults.append(f"{place}: {kind}[{number}].match: {unknown('axis or setting', key, [*axis_names, *settable])}")
-                axis_of = next((axis for axis in file.axes if axis.name == key), None)
-                if axis_of is not None:
-                    wanted = rule.match[key]
-                    known = [value.label for value in axis_of.values]
-                    for label in wanted if isinstance(wanted, list) else [wanted]:
-                        if label not in known and not is_setting(key):
-                            faults.append(f"{place}: {kind}[{number}].match: {unknown(f'label of axis {key}', str(label), known)}")
-            if isinstance(rule, Rule):
-                faults += [f"{place}: when[{number}].set: {unknown('setting', key, settable)}" for key in flatten(rule.set) if not is_setting(key)]
-    for name, axis_name in (("rows", file.report.rows), ("columns", file.report.columns), ("panels", file.report.panels)):
-        if axis_name is not None and axis_name not in axis_names and not (file.search and name == "rows"):
-            faults.append(f"{place}: report.{name}: {unknown('axis', axis_name, axis_names)}")
-    shown = [name for name in (file.report.rows, file.report.columns, file.report.panels) if name is not None]
-    faults += [f"{place}: report: axis {name!r} is shown nowhere; name it in rows, columns or panels" for name in axis_names if name not in shown]
-    for name in file.report.reference.axes if file.report.reference else ():
-        if name not in axis_names:
-            faults.append(f"{place}: report.reference.axes: {unknown('axis', name, axis_names)}")
+        faults.append(
+            f"{place}: path {path!r} is swept {paths.count(path)} times (axes {', '.join(owners) or 'search'}); once is allowed"
+        )
+    faults += setting_faults(file.base, f"{place}: base")
     if file.search is not None:
-        faults += [f"{place}: search.space: {unknown('setting', r.path, settable)}" for r in file.search.space if not is_setting(r.path)]
+        faults += setting_faults({dimension.path: None for dimension in file.search.space}, f"{place}: search.space")
+    for number, rule in enumerate(file.when):
+        faults += match_faults(file, rule.match, f"{place}: when[{number}].match")
+        faults += setting_faults(rule.set, f"{place}: when[{number}].set")
+    for kind, rules in (("absent", file.absent), ("reported", file.reported)):
+        for number, left_out in enumerate(rules):
+            faults += match_faults(file, left_out.match, f"{place}: {kind}[{number}].match")
+    return faults + report_faults(file, place)
+
+
+def axis_faults(axis: Axis, place: str) -> list[str]:
+    """Faults within one axis: no values, repeated labels or values, a value where settings belong or the reverse."""
+    faults: list[str] = []
+    if not axis.values:
+        faults.append(f"{place}: has no values; needs at least one")
+    if axis.path is not None and not is_setting(axis.path):
+        faults.append(f"{place}: path: {unknown('setting', axis.path, SETTABLE)}")
+    labels = [value.label for value in axis.values]
+    for label in sorted({label for label in labels if labels.count(label) > 1}):
+        faults.append(f"{place}: label {label!r} occurs {labels.count(label)} times; labels must differ")
+    for value in axis.values:
+        where = f"{place}: label {value.label!r}"
+        extra = flatten(value.settings)
+        if axis.path is None:
+            if value.value is not None:
+                faults.append(f"{where}: has a value but the axis has no path")
+            faults += setting_faults(extra, where)
+            continue
+        if value.value is None:
+            faults.append(f"{where}: needs a value, since the axis has path {axis.path!r}")
+        if extra:
+            faults.append(f"{where}: unknown key {sorted(extra)[0]!r}; allowed beside a path: label, value, reference")
+    if axis.path is not None:
+        texts = [repr(value.value) for value in axis.values]
+        for text in sorted({text for text in texts if texts.count(text) > 1}):
+            faults.append(f"{place}: value {text} occurs {texts.count(text)} times; repeated cells are not allowed")
+    return faults
+
+
+def setting_faults(settings: Mapping[str, Any], place: str) -> list[str]:
+    """Keys that are no setting of a cell."""
+    return [f"{place}: {unknown('setting', key, SETTABLE)}" for key in flatten(settings) if not is_setting(key)]
+
+
+def match_faults(file: ExperimentFile, match: Match, place: str) -> list[str]:
+    """Keys of a rule that are neither axis nor setting, and labels that the axis does not have."""
+    faults: list[str] = []
+    for key, wanted in match.items():
+        axis = next((axis for axis in file.axes if axis.name == key), None)
+        if axis is None:
+            if not is_setting(key) and key not in NAMED:
+                names = [axis.name for axis in file.axes]
+                faults.append(f"{place}: {unknown('axis or setting', key, [*names, *SETTABLE])}")
+            continue
+        known = [value.label for value in axis.values]
+        for label in wanted if isinstance(wanted, list) else [wanted]:
+            if label not in known and not is_setting(key):
+                faults.append(f"{place}: {unknown(f'label of axis {key}', str(label), known)}")
+    return faults
+
+
+def report_faults(file: ExperimentFile, place: str) -> list[str]:
+    """Axes that the report names and the file lacks, and axes that it would show nowhere."""
+    report = file.report
+    names = [axis.name for axis in file.axes]
+    faults = [
+        f"{place}: report.{field}: {unknown('axis', name, names)}"
+        for field, name in (("rows", report.rows), ("columns", report.columns), ("panels", report.panels))
+        if name is not None and name not in names and not (file.search and field == "rows")
+    ]
+    shown = (report.rows, report.columns, report.panels)
+    faults += [f"{place}: report: axis {name!r} is shown nowhere; name it in rows, columns or panels" for name in names if name not in shown]
+    for name in report.reference.axes if report.reference else ():
+        if name not in names:
+            faults.append(f"{place}: report.reference.axes: {unknown('axis', name, names)}")
     return faults
 
 
@@ -614,7 +656,7 @@ def repeated_cells(experiment: Experiment, place: str) -> list[str]:
     seen: dict[str, Cell] = {}
     faults = []
     for cell in experiment.cells:
-        key = TypeAdapter(dict[str, Any]).dump_json(dict(sorted(cell.settings.items()))).decode()
+        key = json.dumps(dict(cell.settings), sort_keys=True, default=str)
         first = seen.setdefault(key, cell)
         if first is not cell:
             faults.append(f"{place}: repeated cell: {first.name!r} and {cell.name!r} have the same settings")

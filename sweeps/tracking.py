@@ -19,9 +19,10 @@ from sweeps.errors import SetupError
 from sweeps.plan import Plan
 from sweeps.settings import Settings, shown
 from trainers import attempts
-from trainers.attempts import State, Status, trial_folder
+from trainers.attempts import State, Status
 from trainers.checkpoint import replace_bytes
 from trainers.config import Trial
+from trainers.train import trial_folder
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -152,7 +153,7 @@ class Mirror:
         with locked(trial_folder(self.settings.state, tracked.digest) / ".mlflow.lock"):
             record = self._record(tracked.digest)
             rows = attempts.rows(status)
-            origin = rows[0]["timestamp_ms"] if rows else None
+            origin = int(rows[0]["timestamp_ms"]) if rows else None
             if record.get("run_id") and record.get("epochs") and origin is not None and record.get("origin") != origin:
                 self._supersede(record["run_id"])  # started over: its old rows would be doubled
                 record = {}

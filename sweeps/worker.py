@@ -13,12 +13,14 @@ from ray import tune
 logger = logging.getLogger(__name__)
 
 
-class TrialRunner(tune.Trainable):  # type: ignore[misc]
+class TrialRunner(tune.Trainable):
     """Runs the trial in `config` and, when Tune reuses the actor, the next one.
 
     A fault of the trial ends it here as failed and leaves the actor fit for the next. A fault of the machine ends the actor;
     the plan suggests the trial again, which then goes on from its last checkpoint.
     """
+
+    _epochs: Iterator[Any] | None
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config)
@@ -62,7 +64,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the trial's own checkpoint is the only one."""
 
-    def load_checkpoint(self, checkpoint_dir: str) -> None:
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Nothing: the trial continues from its directory."""
 
     def _begin(self, config: dict[str, Any]) -> None:
@@ -71,7 +73,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
         sys.path.extend(path for path in config["path"] if path not in sys.path)  # the user's own modules, after ours
         self._watch: list[str] = config["watch"]
-        self._epochs: Iterator[Any] | None = run_trial(
+        self._epochs = run_trial(
             Trial.model_validate_json(config["trial"]),
             Path(config["state"]),
             Path(config["data"]),

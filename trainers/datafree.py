@@ -56,7 +56,7 @@ class DataFreeLoop:
                 terms, logged = self.method.student_terms(student_logits, teacher_logits)
                 loss = torch.stack(list(terms.values())).sum()
                 self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 self.optimizer.step()
                 seen += len(images)
                 sums.add({"train/loss": loss, **{f"train/loss_{name}": value for name, value in terms.items()}})

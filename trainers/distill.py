@@ -54,7 +54,7 @@ class DistillLoop:
             terms = self.method.terms(Batch(images.train.labels[index], student_logits, teacher_logits))
             loss = torch.stack(list(terms.values())).sum()
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
             sums.add({"train/loss": loss, **{f"train/loss_{name}": value for name, value in terms.items()}})
         row = sums.means()

@@ -255,7 +255,7 @@ class Method:
             if not terms:  # every weight is 0 (the adversarial one until its ramp): nothing to learn from
                 continue
             self.optimizer.zero_grad(set_to_none=True)
-            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            torch.stack(list(terms.values())).sum().backward()
             self.optimizer.step()
         self.generator.eval()  # the student's images come from running statistics
         return {name: value.detach() for name, value in terms.items()}

@@ -24,7 +24,8 @@ def bn_statistics_loss(inputs: Tensor, running_mean: Tensor, running_var: Tensor
     inputs = inputs.float()
     mean = inputs.mean(dim=(0, 2, 3))
     var = inputs.var(dim=(0, 2, 3), unbiased=False)
-    return torch.linalg.vector_norm(running_var - var) + torch.linalg.vector_norm(running_mean - mean)
+    distance: Tensor = torch.linalg.vector_norm(running_var - var) + torch.linalg.vector_norm(running_mean - mean)
+    return distance
 
 
 class BNStatistics:

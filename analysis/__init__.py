@@ -1,0 +1,1 @@
+"""Tables, figures and comparisons with printed values, made from finished sweeps."""

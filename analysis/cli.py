@@ -1,0 +1,273 @@
+"""The command `paper`: tables, figures and comparisons of finished sweeps, on stdout and as files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from analysis.errors import AnalysisError
+from sweeps import settings as places
+from sweeps.errors import SweepError
+from sweeps.settings import Settings
+
+if TYPE_CHECKING:
+    from analysis.grid import Grid
+    from analysis.runs import Store
+    from analysis.searches import SearchResult
+    from analysis.tables import Table
+
+log = logging.getLogger(__name__)
+
+Select = Literal["last", "best"]
+TABLE_FILES = {"md": "table.md", "latex": "table.tex", "csv": "table.csv"}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What `outputs` made: the table as Markdown, and every file written, the Markdown table first."""
+
+    table_text: str
+    files: tuple[Path, ...]
+
+
+def outputs(experiment_name: str, profile_name: str, settings: Settings, folder: Path) -> Outputs:
+    """Writes table and figure to `folder`/<paper>/<figure>/<profile>/; no file is ever seen half written.
+
+    Raises:
+        AnalysisError: nothing swept, a store that cannot be read, or a report that cannot be made.
+        SweepError: a faulty experiment or profile file.
+    """
+    from analysis import runs
+
+    result = load(runs.connect(settings), experiment_name, profile_name)
+    texts = table_texts(result)
+    where = place(folder, result)
+    files = [write(where / TABLE_FILES[kind], texts[kind].encode()) for kind in TABLE_FILES]
+    if drawable(result):
+        files += figure_files(result, where)
+    return Outputs(texts["md"], tuple(files))
+
+
+def load(
+    store: Store, name: str, profile_name: str, metrics: Sequence[str] = (), select: Select | None = None
+) -> Grid | SearchResult:
+    """An experiment's results, of a grid or of a search."""
+    from analysis import grid, searches
+    from sweeps import spec
+
+    profile = spec.load_profile(profile_name)
+    experiment = spec.load(name, profile)
+    sweep = store.sweep(experiment.name, profile.name)
+    if experiment.file.search is not None:
+        return searches.load(experiment, profile.name, sweep, store, metrics, select)
+    return grid.load(experiment, profile.name, sweep, store, metrics, select)
+
+
+def table_of(result: Grid | SearchResult) -> tuple[Table, list[dict[str, Any]]]:
+    """The table, and its rows for machines."""
+    from analysis import searches, tables
+
+    if isinstance(result, searches.SearchResult):
+        return searches.table(result), searches.rows(result)
+    return tables.table(result), tables.rows(result)
+
+
+def table_texts(result: Grid | SearchResult) -> dict[str, str]:
+    from analysis import tables
+
+    table, rows = table_of(result)
+    return {"md": tables.markdown(table), "latex": tables.latex(table), "csv": tables.csv_text(rows)}
+
+
+def drawable(result: Grid | SearchResult) -> bool:
+    from analysis import figures, searches
+
+    return not isinstance(result, searches.SearchResult) and result.kind in figures.kinds()
+
+
+def figure_files(result: Grid | SearchResult, where: Path) -> list[Path]:
+    """The figure's files, named after its kind.
+
+    Raises:
+        AnalysisError: a kind that nothing draws.
+    """
+    from analysis import figures, searches
+    from analysis.errors import ReportError
+
+    if isinstance(result, searches.SearchResult):
+        raise ReportError(
+            f"{result.name}: a search has no figure; `paper table {result.name} --profile {result.profile}` shows it"
+        )
+    figure = figures.draw(result)
+    return [
+        write(where / f"{result.kind}.{extension}", figures.render(figure, extension)) for extension in figures.FORMATS
+    ]
+
+
+def missing(result: Grid | SearchResult) -> int:
+    """Trials (in a search: cells) that should have a value and have none."""
+    from analysis import searches
+
+    if isinstance(result, searches.SearchResult):
+        return len(result.missing)
+    return len(result.holes.drop_duplicates([*result.axes, "seed"]))
+
+
+def place(folder: Path, result: Grid | SearchResult) -> Path:
+    return folder / result.name / result.profile
+
+
+def write(path: Path, content: bytes) -> Path:
+    """The file, replaced in one step.
+
+    Raises:
+        AnalysisError: the folder cannot be written.
+    """
+    from analysis.errors import ReportError
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise ReportError(f"{path}: cannot be written: {error.strerror}; choose another folder with --out") from error
+    return path
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+EXAMPLES: Mapping[str, tuple[str, str]] = {
+    "table": (
+        "print an experiment's table and write it as Markdown, LaTeX and CSV",
+        "paper table cudfkd/fig9 --profile demo\npaper table 'cudfkd/*' --profile demo --format latex --select last",
+    ),
+    "figure": (
+        "draw an experiment's figure as PNG and PDF and print the files' paths",
+        "paper figure cudfkd/fig9 --profile demo --out figures",
+    ),
+    "diff": (
+        "print our values, the printed ones and the differences",
+        "paper diff cudfkd/fig9 --profile demo --metric test/acc1_pct",
+    ),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="paper",
+        description="Tables, figures and comparisons made from finished sweeps.",
+        epilog="example:\n  paper table cudfkd/fig9 --profile demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = root.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, (text, example) in EXAMPLES.items():
+        lines = "\n".join(f"  {line}" for line in example.splitlines())
+        ending = f"exit codes: 0 done, 1 cells are missing, 2 bad usage or nothing to show\n\nexample:\n{lines}"
+        verb = verbs.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=ending,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_argument(
+            "experiments", nargs="+", metavar="EXPERIMENT", help="name, glob, `all`, or the path of your own file"
+        )
+        verb.add_argument("--profile", default="paper", help="scale at which it was swept (default: %(default)s)")
+        verb.add_argument(
+            "--metric",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="show this metric instead of the file's; may be repeated",
+        )
+        verb.add_argument("--select", choices=("last", "best"), help="epoch that counts, instead of the file's")
+        output = verb.add_mutually_exclusive_group()
+        output.add_argument("--json", action="store_true", help="print JSON for machines")
+        if name == "table":
+            output.add_argument(
+                "--format", choices=tuple(TABLE_FILES), default="md", help="format on stdout (default: %(default)s)"
+            )
+        if name != "diff":
+            verb.add_argument(
+                "--out", type=Path, metavar="DIR", help="folder for the files (default: paper/ beside .sweeps)"
+            )
+    return root
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    settings = places.load()
+    faults: list[str] = []
+    holes = 0
+    answers: list[Any] = []
+    try:
+        from analysis import runs
+        from sweeps import spec
+
+        found = spec.find(args.experiments)
+        spec.load_profile(args.profile)
+        store = runs.connect(settings)
+    except (AnalysisError, SweepError) as error:
+        return report(error.faults)
+    for name in found:
+        try:
+            result = load(store, name, args.profile, args.metric, args.select)
+            answers.append(answer(result, args, settings))
+            holes += missing(result)
+        except (AnalysisError, SweepError) as error:
+            faults += error.faults
+    if args.json:
+        sys.stdout.write(json.dumps(answers, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    elif answers:
+        sys.stdout.write("\n".join(answers))
+    if holes and not faults:
+        sys.stderr.write(f"missing: {holes} of the trials asked for have no value\n")
+    return report(faults) if faults else 1 if holes else 0
+
+
+def answer(result: Grid | SearchResult, args: argparse.Namespace, settings: Settings) -> Any:
+    """What one experiment adds to stdout: text, or an object with --json. Writes the files of `table` and `figure`."""
+    from analysis import diff, searches, tables
+    from analysis.errors import ReportError
+
+    head = {"experiment": result.name, "profile": result.profile}
+    where = place(settings.home.parent / "paper" if args.verb == "diff" or args.out is None else args.out, result)
+    if args.verb == "diff":
+        if isinstance(result, searches.SearchResult):
+            raise ReportError(f"{result.name}: a search has no printed values; `paper table {result.name}` shows it")
+        if args.json:
+            return head | {"comparable": result.comparable, "remarks": list(result.remarks), "rows": diff.rows(result)}
+        return tables.markdown(diff.table(result))
+    if args.verb == "figure":
+        files = [str(path) for path in figure_files(result, where)]
+        return head | {"files": files} if args.json else "".join(f"{path}\n" for path in files)
+    texts = table_texts(result)
+    files = [str(write(where / TABLE_FILES[kind], texts[kind].encode())) for kind in TABLE_FILES]
+    if args.json:
+        return head | {"remarks": list(result.remarks), "rows": table_of(result)[1], "files": files}
+    return texts[args.format]
+
+
+def report(faults: Sequence[str]) -> int:
+    """One line on stderr for each fault; returns the exit code of bad usage."""
+    for fault in faults:
+        sys.stderr.write(f"error: {fault}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

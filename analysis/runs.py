@@ -1,0 +1,310 @@
+"""Reads plans and runs from MLflow; finished runs never change, so they are read once and cached in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from analysis.errors import StoreError
+from sweeps.settings import Settings, shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment as MlflowExperiment
+    from mlflow.entities import Run as MlflowRun
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+"""Of plan.json and search.json."""
+CACHE_SCHEMA = 1
+SINGLY = 16
+"""Up to so many digests are asked for one at a time, more in pages over all trials: MLflow has no IN for tags."""
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Run:
+    """What analysis needs of one trial's run.
+
+    Attributes:
+        digest: the trial's.
+        run_id: MLflow's.
+        link: address of the run's page, or `runs:/<id>` where the store has no server.
+        state: done, failed, stopped or partial.
+        error: cause of a failed run.
+        metrics: latest value of each metric, results (`best/...`, `last/...`, `stats/...`) among them.
+    """
+
+    digest: str
+    run_id: str
+    link: str
+    state: str
+    error: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One experiment and profile as last swept.
+
+    Attributes:
+        plan: content of plan.json.
+        search: content of search.json; None for a grid.
+        run_id: the parent run.
+    """
+
+    plan: Mapping[str, Any]
+    search: Mapping[str, Any] | None
+    run_id: str
+
+
+class Store:
+    """An open MLflow store and the cache of what was read from it.
+
+    Attributes:
+        client: MLflow's; every read goes through it.
+        address: the tracking URI without password, for messages.
+    """
+
+    def __init__(self, settings: Settings, client: MlflowClient) -> None:
+        self.client = client
+        self.address = shown(settings.tracking_uri)
+        self._uri = settings.tracking_uri
+        self._cache_folder = settings.home / "cache"
+
+    def sweep(self, experiment: str, profile: str) -> Sweep:
+        """The parent run's plan, and its search where there is one.
+
+        Raises:
+            StoreError: never swept, or a plan that cannot be read.
+        """
+        home = self._experiment(experiment, profile)
+        where = f"tags.`sweeps.role` = 'parent' and tags.`sweeps.experiment` = {quoted(experiment)}"
+        where += f" and tags.`sweeps.profile` = {quoted(profile)}"
+        parents = list(self._search([home.experiment_id], where))
+        if not parents:
+            raise never_swept(experiment, profile, self.address)
+        if len(parents) > 1:
+            log.warning("%s %s has %d parent runs; taking the oldest", experiment, profile, len(parents))
+        parent = min(parents, key=lambda run: (run.info.start_time, run.info.run_id))
+        with self._reading():
+            files = {file.path for file in self.client.list_artifacts(parent.info.run_id)}
+        if "plan.json" not in files:
+            raise never_swept(experiment, profile, self.address)
+        plan = self._artifact(parent.info.run_id, "plan.json")
+        search = self._artifact(parent.info.run_id, "search.json") if "search.json" in files else None
+        return Sweep(plan, search, parent.info.run_id)
+
+    def runs(self, digests: Iterable[str]) -> dict[str, Run]:
+        """The run of each digest that has one, from any MLflow experiment of the store."""
+        wanted = set(digests)
+        found = {digest: Run(**row) for digest, row in self._cached("runs", sorted(wanted)).items()}
+        missing = wanted - set(found)
+        if not missing:
+            return found
+        with self._reading():
+            ids = [experiment.experiment_id for experiment in self._experiments()]
+        fresh: dict[str, list[MlflowRun]] = {}
+        few = len(missing) <= SINGLY
+        filters = [f"tags.`sweeps.digest` = '{digest}'" for digest in sorted(missing)]
+        for run in chain.from_iterable(
+            self._search(ids, f) for f in (filters if few else ["tags.`sweeps.role` = 'trial'"])
+        ):
+            digest = run.data.tags.get("sweeps.digest", "")
+            if digest in missing and run.data.tags.get("sweeps.role") == "trial":
+                fresh.setdefault(digest, []).append(run)
+        read = {digest: self._run(first(candidates)) for digest, candidates in fresh.items()}
+        self._keep("runs", {digest: asdict(run) for digest, run in read.items() if run.state == "done"})
+        return found | read
+
+    def curves(self, runs: Sequence[Run], metric: str) -> dict[str, list[tuple[int, float]]]:
+        """Digest -> (epoch from 0, value) of each epoch, in order."""
+        names = {f"{run.digest} {metric}": run for run in runs}
+        curves = {
+            names[name].digest: [(int(e), float(v)) for e, v in row]
+            for name, row in self._cached("curves", list(names)).items()
+        }
+        done = {}
+        for name, run in names.items():
+            if run.digest in curves:
+                continue
+            with self._reading():
+                history = self.client.get_metric_history(run.run_id, metric)
+            curve = sorted((int(point.step), float(point.value)) for point in history)
+            curves[run.digest] = curve
+            if run.state == "done":
+                done[name] = curve
+        self._keep("curves", done)
+        return curves
+
+    # --- MLflow -------------------------------------------------------------------------------------------------------
+
+    def _experiment(self, experiment: str, profile: str) -> MlflowExperiment:
+        with self._reading():
+            home = self.client.get_experiment_by_name(f"{experiment.split('/')[0]}-{profile}")
+        if home is None:
+            raise never_swept(experiment, profile, self.address)
+        return home
+
+    def _experiments(self) -> Iterator[MlflowExperiment]:
+        token = None
+        while True:
+            page = self.client.search_experiments(max_results=PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _search(self, ids: Sequence[str], where: str) -> Iterator[MlflowRun]:
+        token = None
+        while True:
+            with self._reading():
+                page = self.client.search_runs(list(ids), where, max_results=PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _run(self, run: MlflowRun) -> Run:
+        tags = run.data.tags
+        web = urlsplit(self._uri).scheme in ("http", "https")
+        page = f"{self.address}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        link = page if web else f"runs:/{run.info.run_id}"
+        state = tags.get("sweeps.state", "partial")
+        return Run(
+            tags["sweeps.digest"], run.info.run_id, link, state, tags.get("sweeps.error", ""), dict(run.data.metrics)
+        )
+
+    def _artifact(self, run_id: str, name: str) -> dict[str, Any]:
+        with self._reading(), tempfile.TemporaryDirectory() as folder:
+            text = Path(self.client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
+        remedy = "`sweep sync` writes it again"
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise StoreError(f"{name} of run {run_id} is not valid JSON: {error}; {remedy}") from error
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            found = content.get("schema") if isinstance(content, dict) else None
+            raise StoreError(f"{name} of run {run_id} has schema {found!r}, known is {SCHEMA}; {remedy}")
+        return content
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with reading(self.address):
+            yield
+
+    # --- cache --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _cache_file(self) -> Path:
+        """One file for each store; its oldest experiment tells a store from a deleted one at the same address."""
+        with self._reading():
+            oldest = self.client.search_experiments(max_results=1, order_by=["creation_time ASC"])
+        born = oldest[0].creation_time if oldest else None
+        key = hashlib.sha256(f"{CACHE_SCHEMA} {self.address} {born}".encode()).hexdigest()
+        return self._cache_folder / f"{key[:32]}.sqlite3"
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        self._cache_folder.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self._cache_file, timeout=10)) as database:
+            database.execute("create table if not exists rows (kind text, key text, row text, primary key (kind, key))")
+            yield database
+
+    def _cached(self, kind: str, keys: Sequence[str]) -> dict[str, Any]:
+        """Rows that are in the cache; a cache that cannot be read costs time, nothing else."""
+        if not self._cache_file.is_file():
+            return {}
+        rows: dict[str, Any] = {}
+        try:
+            with self._database() as database:
+                for start in range(0, len(keys), 500):  # SQLite takes 999 parameters at least
+                    part = keys[start : start + 500]
+                    marks = ",".join("?" * len(part))
+                    query = f"select key, row from rows where kind = ? and key in ({marks})"
+                    rows |= {key: json.loads(row) for key, row in database.execute(query, (kind, *part))}
+        except (OSError, sqlite3.Error, ValueError) as error:
+            log.warning("cache %s cannot be read, runs are read from the store: %s", self._cache_file, error)
+            return {}
+        return rows
+
+    def _keep(self, kind: str, rows: Mapping[str, Any]) -> None:
+        if not rows:
+            return
+        try:
+            with self._database() as database, database:
+                packed = [(kind, key, json.dumps(row)) for key, row in rows.items()]
+                database.executemany("insert or replace into rows values (?, ?, ?)", packed)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("cache %s cannot be written, runs will be read again: %s", self._cache_file, error)
+
+
+def connect(settings: Settings) -> Store:
+    """The store at `settings.tracking_uri`.
+
+    Raises:
+        StoreError: no such store, or one that cannot be reached or read.
+    """
+    uri = settings.tracking_uri
+    if uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///").split("?")[0])
+        if not path.is_file():  # MLflow would make an empty one
+            raise StoreError(f"{shown(uri)}: no such store; nothing was swept here yet, start with `sweep run`")
+    os.environ.setdefault(
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
+    )  # the default of 7 waits four minutes for a dead server
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name, level in (("mlflow", logging.ERROR), ("alembic", logging.WARNING)):
+        logging.getLogger(name).setLevel(level)
+    with reading(shown(uri)):
+        from mlflow import MlflowClient
+
+        return Store(settings, MlflowClient(tracking_uri=uri))
+
+
+@contextmanager
+def reading(address: str) -> Iterator[None]:
+    """Turns every failure of the store below into one error with the store's address and a remedy."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        cause = " ".join(str(error).split("\n[SQL", 1)[0].split())
+        if "database schema" in cause:
+            remedy = "make a backup, then run `mlflow db upgrade` with this address"
+        else:
+            remedy = "check MLFLOW_TRACKING_URI and that the server runs"
+        raise StoreError(f"{address}: cannot be read: {cause}; {remedy}") from error
+
+
+def never_swept(experiment: str, profile: str, address: str) -> StoreError:
+    command = f"sweep run {experiment} --profile {profile}"
+    return StoreError(f"{experiment}: never swept with profile {profile!r} in {address}; start it with `{command}`")
+
+
+def first(candidates: Sequence[MlflowRun]) -> MlflowRun:
+    """The run that counts where a store holds two with one digest: a finished one, then the oldest."""
+    return min(
+        candidates, key=lambda run: (run.data.tags.get("sweeps.state") != "done", run.info.start_time, run.info.run_id)
+    )
+
+
+def quoted(text: str) -> str:
+    """A string literal of MLflow's filters, which know no escapes."""
+    return f'"{text}"' if "'" in text else f"'{text}'"

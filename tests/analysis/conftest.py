@@ -1,0 +1,206 @@
+"""A real MLflow store on SQLite, filled as a sweep fills it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, RunTag
+
+from sweeps import spec
+from sweeps.settings import Settings
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow").setLevel(logging.ERROR)
+
+FILE = """
+title = "Small grid"
+paper = "tiny"
+protocol = "none"
+seeds = {seeds}
+
+[report]
+kind = "{kind}"
+metrics = {metrics}
+select = "{select}"
+over_seeds = "{over_seeds}"
+rows = "row"
+{report}
+
+[base]
+method = "kd"
+{axes}
+"""
+
+
+def digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def axis(name: str, labels: Iterable[str], references: Mapping[str, str] | None = None) -> str:
+    """An axis of the experiment file whose labels set a hyper-parameter each."""
+    known = {label: f", reference = {json.dumps(text)}" for label, text in (references or {}).items()}
+    values = [f"{{ label = {json.dumps(label)}, value = {i}{known.get(label, '')} }}" for i, label in enumerate(labels)]
+    return f'[[axes]]\nname = "{name}"\npath = "hparams.{name}"\nvalues = [{", ".join(values)}]\n'
+
+
+@dataclass
+class Bench:
+    """A folder with a store, and the calls by which tests fill it."""
+
+    folder: Path
+    client: MlflowClient
+
+    axis = staticmethod(axis)
+    digest = staticmethod(digest)
+
+    @property
+    def settings(self) -> Settings:
+        home = self.folder / ".sweeps"
+        return Settings(home, home / "state", home / "data", f"sqlite:///{home / 'mlflow.db'}", None, None)
+
+    def write(
+        self,
+        axes: str,
+        *,
+        name: str = "grid",
+        report: str = "",
+        kind: str = "table",
+        metrics: Iterable[str] = ("test/acc1_pct",),
+        seeds: Iterable[int] = (0,),
+        select: str = "best",
+        over_seeds: str = "mean_std",
+        more: str = "",
+    ) -> str:
+        """An experiment file; returns its path."""
+        path = self.folder / f"{name}.toml"
+        text = FILE.format(
+            seeds=list(seeds),
+            kind=kind,
+            metrics=json.dumps(list(metrics)),
+            select=select,
+            over_seeds=over_seeds,
+            report=report,
+            axes=axes,
+        )
+        path.write_text(text + more)
+        return str(path)
+
+    def mlflow_experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        return str(self.client.create_experiment(name, artifact_location=(self.folder / "artifacts" / name).as_uri()))
+
+    def plan(
+        self,
+        name: str,
+        profile: str = "demo",
+        *,
+        comparable: bool = False,
+        edit: Callable[[dict[str, Any]], None] = lambda plan: None,
+        search: dict[str, Any] | None = None,
+    ) -> str:
+        """A parent run with the plan of all cells and the file's seeds; digests are made of labels and seed."""
+        experiment = spec.load(name, spec.load_profile(profile))
+        cells = [
+            {
+                "labels": dict(cell.labels),
+                "status": cell.status,
+                "reason": cell.reason,
+                "trials": {
+                    str(seed): digest(profile, cell.name, seed)
+                    for seed in experiment.file.seeds
+                    if cell.status == "run"
+                },
+            }
+            for cell in experiment.cells
+        ]
+        plan = {
+            "schema": 1,
+            "experiment": experiment.name,
+            "profile": profile,
+            "sha256": experiment.sha256,
+            "scale": {"comparable": comparable, "note": "" if comparable else "data cifar100 -> digits"},
+            "cells": cells,
+        }
+        edit(plan)
+        paper, figure = experiment.name.split("/")
+        tags = {"sweeps.role": "parent", "sweeps.experiment": experiment.name, "sweeps.profile": profile}
+        run = self.client.create_run(self.mlflow_experiment(f"{paper}-{profile}"), run_name=figure, tags=tags)
+        self.client.log_text(run.info.run_id, json.dumps(plan), "plan.json")
+        if search is not None:
+            self.client.log_text(run.info.run_id, json.dumps(search), "search.json")
+        return str(run.info.run_id)
+
+    def trial(
+        self,
+        digest_: str,
+        metrics: Mapping[str, float] | None = None,
+        *,
+        state: str = "done",
+        error: str = "",
+        experiment: str = "tiny-demo",
+        curves: Mapping[str, Iterable[float]] | None = None,
+    ) -> str:
+        """A trial's run; `metrics` are results, `curves` are per epoch."""
+        run = self.client.create_run(
+            self.mlflow_experiment(experiment), tags={"sweeps.role": "trial", "sweeps.digest": digest_}
+        )
+        points = [Metric(name, value, 1, 0) for name, value in (metrics or {}).items()]
+        for name, curve in (curves or {}).items():
+            points += [Metric(name, value, 1 + epoch, epoch) for epoch, value in enumerate(curve)]
+        tags = [RunTag("sweeps.state", state)] + ([RunTag("sweeps.error", error)] if error else [])
+        self.client.log_batch(run.info.run_id, points, tags=tags)
+        if state != "partial":
+            self.client.set_terminated(run.info.run_id, "FINISHED" if state == "done" else "FAILED")
+        return str(run.info.run_id)
+
+    def fill(
+        self, name: str, profile: str = "demo", *, skip: Iterable[str] = (), results: Mapping[str, float] | None = None
+    ) -> None:
+        """Done runs for all cells and seeds but those whose cell name is skipped; values rise from cell to cell."""
+        experiment = spec.load(name, spec.load_profile(profile))
+        start = results or {f"{s}/{m}": v for s in ("best", "last") for m, v in DEFAULTS.items()}
+        step = itertools.count()
+        for cell in experiment.cells:
+            for position, seed in enumerate(experiment.file.seeds):
+                if cell.status == "run" and cell.name not in skip:
+                    i = next(step)
+                    values = {
+                        key: value + (0.37 * i + 0.11 * position) * (1 if "pct" in key else 0.01)
+                        for key, value in start.items()
+                    }
+                    home = f"{experiment.file.paper}-{profile}"
+                    self.trial(digest(profile, cell.name, seed), values, experiment=home)
+
+
+DEFAULTS = {"test/acc1_pct": 90.25, "test/agree1_pct": 91.5, "test/loyalty_code": 0.7512}
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database after its migrations, which take seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def bench(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    home = tmp_path / ".sweeps"
+    home.mkdir()
+    shutil.copy(empty_store, home / "mlflow.db")
+    for name in ("MLFLOW_TRACKING_URI", "SWEEPS_STATE", "SWEEPS_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return Bench(tmp_path, MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}"))

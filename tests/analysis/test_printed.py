@@ -1,0 +1,103 @@
+"""Printed values found by labels, for every file of the CuDFKD figures."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+import pytest
+
+from analysis import printed
+from analysis.errors import ReportError
+from sweeps import spec
+
+NOTEBOOK = 'origin = "authors\' notebook"'
+ONE = '[report.reference]\nfile = "{file}"\n' + NOTEBOOK + '\naxes = {{ row = "{{x}}" }}\n'
+METRICS = ("test/acc1_pct", "test/agree1_pct", "test/loyalty_code")
+
+
+def load(bench: Any, axes: str, report: str) -> tuple[spec.Experiment, dict[printed.Key, list[float]]]:
+    experiment = spec.load(bench.write(axes, report=report, metrics=METRICS))
+    return experiment, printed.load(experiment)
+
+
+def test_every_reference_file_of_the_figures_is_tested_here() -> None:
+    found = sorted(path.name for path in printed.folder().glob("cudfkd_fig*.csv"))
+    assert found == [f"cudfkd_fig{n}.csv" for n in (10, 4, 6, 7, 8, 9)]
+
+
+def test_fig9_maps_every_row_of_its_file() -> None:
+    experiment = spec.load("cudfkd/fig9")
+    values = printed.load(experiment)
+    keys = [printed.key_of(experiment, cell.labels, metric) for cell in experiment.cells for metric in METRICS]
+    assert len(values) == 81
+    assert set(keys) == set(values)
+    labels = {"pair": "ResNet34 / ResNet18", "k_begin": "1/5", "k_end": "4/5"}
+    assert values[printed.key_of(experiment, labels, "test/agree1_pct")] == [86.11]
+
+
+@pytest.mark.parametrize("name", [f"cudfkd/fig{n}" for n in (6, 7, 8, 9, 10)])
+def test_shipped_experiment_shows_every_value_of_its_file(name: str) -> None:
+    experiment = spec.load(name)
+    keys = {printed.key_of(experiment, cell.labels, metric) for cell in experiment.cells for metric in METRICS}
+    assert set(printed.load(experiment)) <= keys
+
+
+@pytest.mark.parametrize(
+    ("file", "labels", "cell", "value"),
+    [
+        ("cudfkd_fig6.csv", ["none", "hard", "soft", "log"], "hard", 97.71),
+        ("cudfkd_fig7.csv", ["4", "5", "8", "10", "12", "15", "18", "20"], "12", 97.60),
+        ("cudfkd_fig8.csv", ["2.0", "2.2", "2.5", "2.8"], "2.5", 93.92),
+        ("cudfkd_fig10.csv", ["0.05", "0.1", "0.15", "0.2", "0.25", "0.3", "0.35", "0.4"], "0.35", 86.32),
+    ],
+)
+def test_one_parameter_figures_map_every_row(bench: Any, file: str, labels: list[str], cell: str, value: float) -> None:
+    experiment, values = load(bench, bench.axis("row", labels), ONE.format(file=file))
+    with (printed.folder() / file).open() as handle:
+        assert len(values) == len(list(csv.DictReader(handle))) == 3 * len(labels)
+    assert values[printed.key_of(experiment, {"row": cell}, "test/agree1_pct")] == [value]
+
+
+def test_fig4_keeps_its_repeated_runs(bench: Any) -> None:
+    axes = bench.axis("row", ["CuDFKD", "CMI", "ADI", "DAFL"]) + bench.axis("col", ["clean", "noisy"])
+    report = 'columns = "col"\n[report.reference]\nfile = "cudfkd_fig4.csv"\n'
+    report += NOTEBOOK + '\naxes = { row = "{method}", col = "{x}" }\n'
+    experiment, values = load(bench, axes, report)
+    assert len(values) == 24
+    assert all(len(runs) == 3 for runs in values.values())
+    key = printed.key_of(experiment, {"row": "CuDFKD", "col": "noisy"}, "test/acc1_pct")
+    assert values[key] == [93.24, 93.38, 93.30]
+
+
+def test_reference_overrides_the_label_and_two_labels_may_share_a_value(bench: Any) -> None:
+    axes = bench.axis(
+        "row", ["none (all)", "none (no stage)", "log", "other"], {"none (all)": "none", "none (no stage)": "none"}
+    )
+    experiment, values = load(bench, axes, ONE.format(file="cudfkd_fig6.csv"))
+    for label in ("none (all)", "none (no stage)"):
+        assert values[printed.key_of(experiment, {"row": label}, "test/acc1_pct")] == [93.24]
+    assert printed.key_of(experiment, {"row": "other"}, "test/acc1_pct") not in values
+
+
+def test_missing_file_names_the_known_ones(bench: Any) -> None:
+    with pytest.raises(ReportError, match=r"no file 'cudfkd_fig99.csv'; known: cudfkd_fig10.csv, "):
+        load(bench, bench.axis("row", ["a"]), ONE.format(file="cudfkd_fig99.csv"))
+
+
+def test_axis_without_any_printed_label_is_an_error(bench: Any) -> None:
+    with pytest.raises(
+        ReportError, match=r"axes.row: no label of the axis occurs in cudfkd_fig8.csv, which has 2.0, 2.2"
+    ):
+        load(bench, bench.axis("row", ["2", "3"]), ONE.format(file="cudfkd_fig8.csv"))
+
+
+def test_unknown_column_in_a_template_is_an_error(bench: Any) -> None:
+    report = ONE.format(file="cudfkd_fig8.csv").replace("{x}", "{wrong}")
+    with pytest.raises(ReportError, match=r"bad template \('wrong'\); columns of cudfkd_fig8.csv: paper, figure"):
+        load(bench, bench.axis("row", ["2.0"]), report)
+
+
+def test_two_values_for_one_cell_are_an_error(bench: Any) -> None:
+    with pytest.raises(ReportError, match=r"cudfkd_fig9.csv has two values for 1/5 test/acc1_pct: 71 and 71.22"):
+        load(bench, bench.axis("row", ["1/5"]), ONE.format(file="cudfkd_fig9.csv"))

@@ -1,0 +1,147 @@
+"""Killed drivers, grown grids and continued searches, on real trials over a real Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
+
+
+def _journal_lines(home) -> int:
+    return sum(len(file.read_text().splitlines()) for file in home.state.glob("*/*/attempts/[0-9]*/journal.jsonl"))
+
+
+def test_three_killed_drivers_lose_and_repeat_nothing(home):
+    experiment = home.mini([0.1, 0.2], epochs=8, updates=16)
+    command = ("run", experiment, "--profile", "paper")
+    moments = [
+        lambda: _journal_lines(home) >= 2,  # in the teacher
+        lambda: len(home.results()) >= 1 and _journal_lines(home) >= 4 + 4,  # in the first students
+        lambda: len(home.results()) >= 3,  # between students
+    ]
+    finished: dict[Path, int] = {}
+    for moment in moments:
+        process = home.start(*command)
+        home.wait_for(moment, process)
+        home.kill9(process)
+        for file, stamp in finished.items():
+            assert file.stat().st_mtime_ns == stamp, f"{file} was written again"
+        finished = {file: file.stat().st_mtime_ns for file in home.results()}
+    done = home.sweep(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for file, stamp in finished.items():
+        assert file.stat().st_mtime_ns == stamp, f"{file} was trained again"
+    assert len(home.results()) == 5
+    runs = home.runs()
+    assert len(runs) == 5
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=home.uri)
+    for run in runs:
+        history = client.get_metric_history(run.info.run_id, "test/acc1_pct")
+        epochs = 4 if run.data.tags["mlflow.runName"].startswith("teacher") else 8
+        assert sorted(metric.step for metric in history) == list(range(epochs))
+    continued = [
+        json.loads(file.read_text())["accepted_epochs"]
+        for file in home.state.glob("*/*/attempts/[0-9]*/claim.json")
+        if json.loads(file.read_text()).get("from_attempt", 0) > 0
+    ]
+    assert continued, "no kill hit a trial in its middle; the moments are wrong"
+    assert max(continued) >= 1, "an interrupted trial started over"
+
+
+def test_a_value_added_to_an_axis_starts_only_its_cells(home):
+    home.mini([0.1], epochs=3)
+    assert home.sweep("run", "mini.toml", "--profile", "paper").returncode == 0
+    before = {file: file.stat().st_mtime_ns for file in home.results()}
+    assert len(before) == 3
+    home.mini([0.1, 0.3], epochs=3)
+    plan = home.plan("mini.toml", "--profile", "paper")
+    assert plan["counts"] == {"done": 3, "new": 2}
+    done = home.sweep("run", "mini.toml", "--profile", "paper")
+    assert done.returncode == 0, done.stderr
+    assert {file: file.stat().st_mtime_ns for file in home.results() if file in before} == before
+    assert len(home.results()) == 5
+    assert set(home.claims().values()) == {1}
+    assert len(home.runs()) == 5
+
+
+SEARCH = """
+[search]
+trials = 8
+startup_trials = 3
+sampler = "tpe"
+metric = "last/test/loyalty"
+space = [
+    {{ path = "hparams.alpha", low = 0.02, high = 0.5, log = true }},
+    {{ path = "hparams.lambda_0", low = 0.5, high = 5.0, log = true }},
+]
+direction = "{direction}"
+"""
+
+
+def _search_file(home, name: str, direction: str) -> str:
+    home.mini([0.1], epochs=2, updates=4)
+    text = (home.folder / "mini.toml").read_text()
+    head, _, _ = text.partition("[[axes]]")
+    head = head.replace('kind = "heatmap"', 'kind = "scatter"').replace('rows = "alpha"\ncolumns = "k_end"', 'rows = "suggestion"')
+    (home.folder / name).write_text(head + SEARCH.format(direction=direction))
+    return name
+
+
+def _suggestions(home, experiment: str) -> list[dict]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=home.uri)
+    ids = [found.experiment_id for found in client.search_experiments()]
+    stem = Path(experiment).stem
+    parent = client.search_runs(ids, f"tags.`sweeps.role` = 'parent' and tags.`sweeps.experiment` = 'mini/{stem}'")[0]
+    path = client.download_artifacts(parent.info.run_id, "search.json", str(home.folder))
+    return json.loads(Path(path).read_text())["cells"][0]["suggestions"]
+
+
+def test_a_killed_search_goes_on_as_if_unbroken(home, tmp_path):
+    command = ("--profile", "paper", "--trials", "8", "--concurrency", "1")
+    experiment = _search_file(home, "tune.toml", "maximize")
+    process = home.start("run", experiment, *command)
+    home.wait_for(lambda: len(home.results()) >= 5, process)  # the teacher and four suggestions
+    home.kill9(process)
+    done = home.sweep("run", experiment, *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    broken = _suggestions(home, experiment)
+    assert len(broken) == 8
+    assert len({json.dumps(each["params"], sort_keys=True) for each in broken}) == 8
+
+    unbroken_home = type(home)(tmp_path / "unbroken")
+    _search_file(unbroken_home, "tune.toml", "maximize")
+    assert unbroken_home.sweep("run", "tune.toml", *command).returncode == 0
+    unbroken = _suggestions(unbroken_home, "tune.toml")
+    assert [each["params"] for each in broken] == [each["params"] for each in unbroken]
+
+    _search_file(unbroken_home, "flipped.toml", "minimize")
+    assert unbroken_home.sweep("run", "flipped.toml", *command).returncode == 0
+    flipped = _suggestions(unbroken_home, "flipped.toml")
+    assert [each["params"] for each in flipped[:3]] == [each["params"] for each in unbroken[:3]]
+    assert flipped[4]["params"] != unbroken[4]["params"]
+
+
+def test_a_disk_that_fills_up_fails_that_trial_alone(home):
+    """The state root lies on a small file system of its own; the trial that meets the end of it fails with its cause."""
+    experiment = home.mini([0.1], epochs=2, updates=4)
+    assert home.sweep("run", experiment, "--profile", "paper").returncode == 0
+    victim = home.mini([0.1, 0.7], epochs=2, updates=4)
+    plan = home.plan(victim, "--profile", "paper", "--only", "alpha=0.7", "--only", "k_end=1/2")
+    digest = next(digest for digest, state in plan["plans"][0]["states"].items() if state == "new")
+    folder = home.state / digest[:2] / digest
+    (folder / "attempts").mkdir(parents=True)
+    (folder / "artifacts").write_text("")  # a file where the trial makes a folder: its write fails as on a full disk
+    done = home.sweep("run", victim, "--profile", "paper")
+    assert done.returncode == 1
+    why = home.sweep("why", victim, "--profile", "paper")
+    assert why.returncode == 1
+    assert "1 failed" in why.stdout
+    assert len(home.results()) == 4  # the other new cell finished
