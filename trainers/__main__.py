@@ -19,13 +19,25 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 1 when a trial failed, or 2 for bad usage."""
     parser = argparse.ArgumentParser(prog="python -m trainers", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    run = _verb(verbs, "run", "train one trial, its upstream trials first", "python -m trainers run trial.json --state .sweeps/state")
+    run = _verb(
+        verbs,
+        "run",
+        "train one trial, its upstream trials first",
+        "python -m trainers run trial.json --state .sweeps/state",
+    )
     run.add_argument("trial", type=Path, help="a trial.json, as it lies in a trial's directory")
     run.add_argument("--state", type=Path, default=Path(".sweeps/state"), help="state root (default .sweeps/state)")
     run.add_argument("--data", type=Path, default=Path(".sweeps/data"), help="data root (default .sweeps/data)")
     run.add_argument("--device", default="cpu", help="torch device (default cpu)")
-    run.add_argument("--threads", type=int, default=1, help="CPU threads of a trial that was never claimed before (default 1)")
-    models = _verb(verbs, "models", "list networks with their number of parameters", "python -m trainers models --classes 100 --json")
+    run.add_argument(
+        "--threads", type=int, default=1, help="CPU threads of a trial that was never claimed before (default 1)"
+    )
+    models = _verb(
+        verbs,
+        "models",
+        "list networks with their number of parameters",
+        "python -m trainers models --classes 100 --json",
+    )
     models.add_argument("--classes", type=int, default=100, help="number of classes (default 100)")
     models.add_argument("--json", action="store_true", help="as JSON")
     methods = _verb(verbs, "methods", "list methods with their hyper-parameters", "python -m trainers methods --json")
@@ -42,9 +54,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _verb(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, example: str) -> argparse.ArgumentParser:
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, example: str
+) -> argparse.ArgumentParser:
     return verbs.add_parser(
-        name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+        name,
+        help=text,
+        description=text,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
@@ -62,7 +80,13 @@ def _run(arguments: argparse.Namespace) -> int:
         require_runnable(each)
     for each in todo:
         try:
-            for _ in run_trial(each, arguments.state, arguments.data, device=arguments.device, execution=Execution(threads=arguments.threads)):
+            for _ in run_trial(
+                each,
+                arguments.state,
+                arguments.data,
+                device=arguments.device,
+                execution=Execution(threads=arguments.threads),
+            ):
                 pass
         except Busy as error:
             sys.stderr.write(f"error: trial {each.digest()[:12]}: {error}\n")
@@ -94,10 +118,30 @@ def _methods() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name in registry.names("methods"):
         schema = config_type(name).model_json_schema()
-        bounds = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "enum", "type", "default", "description", "anyOf")
-        fields = {key: {k: value[k] for k in bounds if k in value} for key, value in schema.get("properties", {}).items()}
+        bounds = (
+            "minimum",
+            "exclusiveMinimum",
+            "maximum",
+            "exclusiveMaximum",
+            "enum",
+            "type",
+            "default",
+            "description",
+            "anyOf",
+        )
+        fields = {
+            key: {k: value[k] for k in bounds if k in value} for key, value in schema.get("properties", {}).items()
+        }
         summary = (module(name).__doc__ or "").strip().splitlines()[0]
-        rows.append({"name": name, "summary": summary, "version": module(name).VERSION, "hparams": fields, "presets": dict(presets(name))})
+        rows.append(
+            {
+                "name": name,
+                "summary": summary,
+                "version": module(name).VERSION,
+                "hparams": fields,
+                "presets": dict(presets(name)),
+            }
+        )
     return rows
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 CHUNK = 512  # files a message between processes
 ALONE = 2_000  # files that one process decodes in less time than helpers take to start
@@ -60,6 +60,8 @@ def decode(path: str) -> Decoded:
             if image.mode in COLOUR_MODES:
                 return Decoded(digest, np.asarray(image.convert("RGB")))
             return Decoded(digest, None, f"mode {image.mode}; allowed are 8-bit RGB, grey and palette images")
+    except UnidentifiedImageError:  # its own message holds the address of our buffer
+        return Decoded(digest, None, "of no known image format")
     except Exception as error:  # whatever a decoder meets in a broken file; reported with the file's name
         return Decoded(digest, None, str(error) or type(error).__name__)
 

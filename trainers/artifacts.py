@@ -38,7 +38,9 @@ def write_samples(path: Path, images: Tensor, count: int = SAMPLES, scale_to: in
     replace_bytes(path, buffer.getvalue())
 
 
-def write_histogram(path: Path, values: Tensor, quantity: str, *, low: float | None = None, high: float | None = None) -> None:
+def write_histogram(
+    path: Path, values: Tensor, quantity: str, *, low: float | None = None, high: float | None = None
+) -> None:
     """Counts of `values` in equal bins, with the mean, as JSON: what a figure needs without a model load."""
     values = values.float().cpu()
     low = float(values.min()) if low is None else low

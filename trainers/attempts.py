@@ -67,6 +67,11 @@ class Status:
         return content
 
 
+def record_id(state_root: Path, digest: str) -> str:
+    """Name of this trial's directory, fixed by its first claim: two state roots that hold the same trial differ in it."""
+    return str(_entry(trial_folder(state_root, digest) / "attempts" / "1")["record"])
+
+
 class Busy(Exception):
     """Somebody else is training this trial."""
 
@@ -140,7 +145,9 @@ class Attempt:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        with contextlib.suppress(OSError):  # a full disk: the lease runs out instead, and the first fault stays the one that is seen
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk: the lease runs out instead, and the first fault stays the one that is seen
             (self.folder / "released").touch()
 
     def require_ownership(self) -> None:
@@ -179,7 +186,9 @@ class Attempt:
     def _beat(self) -> None:
         count = 0
         while True:
-            with contextlib.suppress(OSError):  # a full disk: the lease runs out, and the training loop meets the same error
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk: the lease runs out, and the training loop meets the same error
                 checkpoint.replace_bytes(self.folder / "heartbeat", str(count).encode())
             count += 1
             if self._stop.wait(BEAT_S):
@@ -194,7 +203,9 @@ def publish(trial_dir: Path) -> None:
     if entry["kind"] == State.DONE.value:
         with contextlib.suppress(FileNotFoundError):  # published before
             os.replace(attempts / str(entry["attempt"]) / "weights.pt", trial_dir / "weights.pt")
-        checkpoint.replace_bytes(trial_dir / "result.json", json.dumps(entry["result"], sort_keys=True, indent=1).encode())
+        checkpoint.replace_bytes(
+            trial_dir / "result.json", json.dumps(entry["result"], sort_keys=True, indent=1).encode()
+        )
         (trial_dir / "error.json").unlink(missing_ok=True)
         for folder in attempts.iterdir():
             if not folder.name.isdigit():  # a claim that was killed, or one that comes too late
@@ -225,7 +236,11 @@ def stop(state_root: Path, digest: str, reason: str) -> bool:
     if status.state is not State.PARTIAL or status.folder is None:
         return False
     entry = {"kind": State.STOPPED.value, "attempt": status.number, "reason": reason, "epochs": len(rows(status))}
-    return _enter(trial_folder(state_root, digest) / "attempts", status.number + 1, {**entry, "timestamp_ms": int(time.time() * 1000)})
+    return _enter(
+        trial_folder(state_root, digest) / "attempts",
+        status.number + 1,
+        {**entry, "timestamp_ms": int(time.time() * 1000)},
+    )
 
 
 def claim(trial: Trial, state_root: Path, execution: Execution, *, lease_s: float = LEASE_S) -> Attempt:
@@ -269,6 +284,8 @@ def claim(trial: Trial, state_root: Path, execution: Execution, *, lease_s: floa
             "execution": execution.model_dump(mode="json"),
             **whoami(),
         }
+        if status.number == 0:  # tells this directory's run in a shared MLflow from that of another state root
+            entry["record"] = uuid.uuid4().hex
         if not _enter(attempts, status.number + 1, entry, temporary):
             raise Busy("somebody else was faster")
     except FileNotFoundError:
@@ -287,7 +304,13 @@ def claim(trial: Trial, state_root: Path, execution: Execution, *, lease_s: floa
 
 def whoami() -> dict[str, Any]:
     """Host, boot and process of the caller, so that others on the same machine can see at once that it is gone."""
-    return {"host": socket.gethostname(), "boot": _boot_id(), "pids": _pid_namespace(), "pid": os.getpid(), "pid_start": _pid_start(os.getpid())}
+    return {
+        "host": socket.gethostname(),
+        "boot": _boot_id(),
+        "pids": _pid_namespace(),
+        "pid": os.getpid(),
+        "pid_start": _pid_start(os.getpid()),
+    }
 
 
 def is_gone(entry: dict[str, Any]) -> bool:
@@ -301,14 +324,26 @@ def _checkpoint_rows(copy: Path, original: Path) -> list[Row]:
     try:
         found: list[Row] = checkpoint.load(copy)["rows"]
     except (TrialError, KeyError) as error:
-        raise TrialError(f"cannot go on from {original}: it is corrupt; running the trial again starts it over") from error
+        raise TrialError(
+            f"cannot go on from {original}: it is corrupt; running the trial again starts it over"
+        ) from error
     return found
 
 
 def _fail_unclaimed(trial_dir: Path, number: int, attempt: Path, error: TrialError) -> None:
     """Seals a trial that cannot be claimed, so that its cause is seen."""
-    content = {"cause": str(error), "type": type(error).__name__, "detail": str(error.__cause__), "log": str(attempt / "log.txt")}
-    entry = {"kind": State.FAILED.value, "attempt": int(attempt.name), "error": content, "timestamp_ms": int(time.time() * 1000)}
+    content = {
+        "cause": str(error),
+        "type": type(error).__name__,
+        "detail": str(error.__cause__),
+        "log": str(attempt / "log.txt"),
+    }
+    entry = {
+        "kind": State.FAILED.value,
+        "attempt": int(attempt.name),
+        "error": content,
+        "timestamp_ms": int(time.time() * 1000),
+    }
     if _enter(trial_dir / "attempts", number + 1, entry):
         publish(trial_dir)
 
@@ -338,7 +373,10 @@ def _write_trial_json(folder: Path, trial: Trial, execution: Execution) -> None:
     """Writes `trial.json` after the first claim, or after a later one if the first was killed before it could."""
     file = folder / "trial.json"
     if not file.exists():
-        content = {"trial": trial.model_dump(mode="json"), "execution": execution.model_dump(mode="json")}
+        content = {
+            "trial": trial.model_dump(mode="json"),
+            "execution": execution.model_dump(mode="json"),
+        }
         checkpoint.replace_bytes(file, json.dumps(content, indent=1, sort_keys=True).encode())
 
 

@@ -78,11 +78,19 @@ class Protocol(Frozen):
     warmup_epochs: Epochs = Field(0, ge=0, description="linear warm-up of the learning rate")
     augment: bool = Field(True, description="the data set's own crop and flip on training images")
     updates_per_epoch: int | None = Field(None, gt=0, description="student updates an epoch; data-free methods only")
-    keep: Literal["last", "best"] = Field("last", description="whose weights are kept: the last epoch's, or those best on val (else test)")
-    stop_at_acc1_pct: float | None = Field(None, gt=0, le=100, description="stop at the first epoch whose test Acc@1 reaches this")
+    keep: Literal["last", "best"] = Field(
+        "last", description="whose weights are kept: the last epoch's, or those best on val (else test)"
+    )
+    stop_at_acc1_pct: float | None = Field(
+        None, gt=0, le=100, description="stop at the first epoch whose test Acc@1 reaches this"
+    )
     stats_from_epoch: Epochs = Field(0, ge=0, description="first epoch (from 0) of the mean and variance of Acc@1")
-    stats_drop_last: Epochs = Field(5, ge=0, description="epochs at the end left out of the second window of mean and variance")
-    artifact_epochs: tuple[Epochs, ...] = Field((), description="epochs (from 0) whose samples and histograms are kept, besides the last")
+    stats_drop_last: Epochs = Field(
+        5, ge=0, description="epochs at the end left out of the second window of mean and variance"
+    )
+    artifact_epochs: tuple[Epochs, ...] = Field(
+        (), description="epochs (from 0) whose samples and histograms are kept, besides the last"
+    )
 
     @model_validator(mode="after")
     def _milestones_rise(self) -> Protocol:

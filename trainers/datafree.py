@@ -21,7 +21,9 @@ class DataFreeLoop:
     def __init__(self, setup: Setup) -> None:
         trial = setup.trial
         if trial.protocol.updates_per_epoch is None or setup.teacher is None:
-            raise ConfigError(f"protocol {trial.protocol.name!r}: a data-free method needs updates_per_epoch and a teacher")
+            raise ConfigError(
+                f"protocol {trial.protocol.name!r}: a data-free method needs updates_per_epoch and a teacher"
+            )
         self.setup = setup
         self.teacher = setup.teacher
         self.student = setup.student
@@ -69,7 +71,11 @@ class DataFreeLoop:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(), "method": self.method.state_dict()}
+        return {
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])

@@ -38,4 +38,8 @@ def unknown(noun: str, name: str, known: tuple[str, ...] | list[str]) -> str:
     """One message for an unknown name: what it was, what is meant, what is known."""
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {noun} {name!r}{hint} known: {', '.join(known)}" if hint else f"unknown {noun} {name!r}; known: {', '.join(known)}"
+    return (
+        f"unknown {noun} {name!r}{hint} known: {', '.join(known)}"
+        if hint
+        else f"unknown {noun} {name!r}; known: {', '.join(known)}"
+    )

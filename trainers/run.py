@@ -18,7 +18,13 @@ MACHINE_FAULTS = (MemoryError,)
 
 
 def run_trial(
-    trial: Trial, state_root: Path, data_root: Path, *, device: str = "cpu", execution: Execution | None = None, lease_s: float = LEASE_S
+    trial: Trial,
+    state_root: Path,
+    data_root: Path,
+    *,
+    device: str = "cpu",
+    execution: Execution | None = None,
+    lease_s: float = LEASE_S,
 ) -> Iterator[Epoch]:
     """Claims the trial, yields its epochs as they become safe, and seals it as done or failed.
 
@@ -51,18 +57,26 @@ def run_trial(
             handler.close()
 
 
-def _epochs(attempt: Attempt, trial: Trial, state_root: Path, data_root: Path, device: str) -> Generator[Epoch, None, list[Row]]:
+def _epochs(
+    attempt: Attempt, trial: Trial, state_root: Path, data_root: Path, device: str
+) -> Generator[Epoch, None, list[Row]]:
     name, threads = trial.digest()[:12], attempt.execution.threads
-    logger.info("trial=%s attempt=%d continues_after=%d threads=%d", name, attempt.number, attempt.resumed_epochs, threads)
+    logger.info(
+        "trial=%s attempt=%d continues_after=%d threads=%d", name, attempt.number, attempt.resumed_epochs, threads
+    )
     for upstream in trial.upstreams():
         heal(state_root, upstream.digest())
     rows: list[Row] = []
     if attempt.resumed_epochs:
         rows = rows_in(attempt.folder / "checkpoint.pt")
-    for epoch in train(trial, state_root, attempt.folder, data_root=data_root, device=device, execution=attempt.execution):
+    for epoch in train(
+        trial, state_root, attempt.folder, data_root=data_root, device=device, execution=attempt.execution
+    ):
         attempt.append(epoch.number, epoch.row)
         rows.append(epoch.row)
-        shown = " ".join(f"{name}={epoch.row[name]:.4g}" for name in ("test/acc1_pct", "train/loss", "train/lr") if name in epoch.row)
+        shown = " ".join(
+            f"{name}={epoch.row[name]:.4g}" for name in ("test/acc1_pct", "train/loss", "train/lr") if name in epoch.row
+        )
         logger.info("epoch=%d %s", epoch.number, shown)
         yield epoch
     return rows

@@ -123,7 +123,9 @@ def train(
     loop = _loop(setup)
     file = attempt / "checkpoint.pt"
     progress = _restore(file, loop, place) if file.exists() else Progress()
-    test_teacher = None if setup.teacher is None else metrics.predict(setup.teacher, setup.images.test, setup.images.info)
+    test_teacher = (
+        None if setup.teacher is None else metrics.predict(setup.teacher, setup.images.test, setup.images.info)
+    )
     artifact_epochs = {*trial.protocol.artifact_epochs, loop.total_epochs - 1}
     finished = bool(progress.rows) and _reached(trial, progress.rows[-1])
     for number in range(len(progress.rows), loop.total_epochs):
@@ -143,10 +145,14 @@ def train(
             folder = attempt.parent.parent / "artifacts" / f"epoch_{number:04d}"
             loop.write_artifacts(folder, number)
             if "loyalty_code" in loyalty:
-                artifacts.write_histogram(folder / "loyalty.json", loyalty["loyalty_code"], "loyalty_code per test image", low=0.0, high=1.0)
+                artifacts.write_histogram(
+                    folder / "loyalty.json", loyalty["loyalty_code"], "loyalty_code per test image", low=0.0, high=1.0
+                )
         progress.rows.append(row)
         _keep_best(trial, setup, progress)
-        checkpoint.save(file, {"loop": loop.state_dict(), "rows": progress.rows, "best": progress.best, "kept": progress.kept})
+        checkpoint.save(
+            file, {"loop": loop.state_dict(), "rows": progress.rows, "best": progress.best, "kept": progress.kept}
+        )
         yield Epoch(number, row, last=finished or number == loop.total_epochs - 1)
     if trial.protocol.stop_at_acc1_pct is not None and not finished:
         reached = max((row["test/acc1_pct"] for row in progress.rows), default=0.0)
@@ -179,10 +185,14 @@ def require_runnable(trial: Trial) -> None:
     except ValidationError as error:
         for fault in error.errors():
             name = ".".join(("hparams", *map(str, fault["loc"])))
-            faults.append(f"{name}: {fault['msg']} (got {fault['input']!r}); known: {', '.join(sorted(file.Config.model_fields)) or 'none'}")
+            faults.append(
+                f"{name}: {fault['msg']} (got {fault['input']!r}); known: {', '.join(sorted(file.Config.model_fields)) or 'none'}"
+            )
     current = {"method": file.VERSION, "loop": _loops()[trial.kind][1]}
     if dict(trial.versions) != current:
-        faults.append(f"the trial was resolved for versions {dict(trial.versions)}, this code has {current}; resolve it again")
+        faults.append(
+            f"the trial was resolved for versions {dict(trial.versions)}, this code has {current}; resolve it again"
+        )
     if file.NEEDS_TEACHER and trial.teacher is None:
         faults.append(f"method {trial.method!r} needs a teacher")
     if (trial.subject is not None) != (trial.kind == "evaluate"):
@@ -206,6 +216,8 @@ def prepare_process(device: torch.device, execution: Execution) -> None:
     if device.type == "cpu":
         torch.set_num_threads(execution.threads)
         torch.set_flush_denormal(True)
+    else:
+        torch.cuda.reset_peak_memory_stats(device)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 
@@ -222,13 +234,20 @@ def peak_memory_mib(device: torch.device) -> float:
 def _setup(trial: Trial, state_root: Path, data_root: Path, device: torch.device) -> Setup:
     images = data.load(trial.data, data_root).to(device)
     info = images.info
-    student = models.build(trial.student, classes=info.classes, channels=info.channels, size=info.size, seed=trial.seed, role="student")
+    student = models.build(
+        trial.student, classes=info.classes, channels=info.channels, size=info.size, seed=trial.seed, role="student"
+    )
     if trial.subject is not None:
         load_weights(student, trial.subject, state_root)
     teacher = None
     if trial.teacher is not None:
         teacher = models.build(
-            trial.teacher.network, classes=info.classes, channels=info.channels, size=info.size, seed=trial.seed, role="teacher"
+            trial.teacher.network,
+            classes=info.classes,
+            channels=info.channels,
+            size=info.size,
+            seed=trial.seed,
+            role="teacher",
         )
         load_weights(teacher, trial.teacher, state_root)
         freeze(teacher.to(device))
@@ -268,7 +287,9 @@ def load_weights(network: Network, upstream: Upstream, state_root: Path) -> None
     try:
         network.load_state_dict(content["state"] if upstream.trial is not None else content)
     except (RuntimeError, KeyError) as error:
-        raise TrialError(f"{file} does not hold weights of {upstream.network}: {' '.join(str(error).split())[:300]}") from error
+        raise TrialError(
+            f"{file} does not hold weights of {upstream.network}: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _restore(file: Path, loop: Loop, device: torch.device) -> Progress:
@@ -284,10 +305,14 @@ def _evaluate(setup: Setup, test_teacher: Tensor | None, epoch: int) -> tuple[Ro
     images = setup.images
     logits = metrics.predict(setup.student, images.test, images.info)
     if not logits.isfinite().all():  # the last update can break weights whose own loss was still finite
-        raise TrialError(f"epoch {epoch}: the student's logits on test are not finite after training; lower the learning rate")
+        raise TrialError(
+            f"epoch {epoch}: the student's logits on test are not finite after training; lower the learning rate"
+        )
     row, per_sample = metrics.evaluate("test", logits, images.test.labels, test_teacher)
     if images.val is not None:
-        val_row, _ = metrics.evaluate("val", metrics.predict(setup.student, images.val, images.info), images.val.labels, None)
+        val_row, _ = metrics.evaluate(
+            "val", metrics.predict(setup.student, images.val, images.info), images.val.labels, None
+        )
         row |= val_row
     return row, per_sample
 
@@ -332,7 +357,9 @@ def require_finite(row: Row, epoch: int) -> None:
     """
     bad = [f"{name} = {value}" for name, value in row.items() if not math.isfinite(value)]
     if bad:
-        raise TrialError(f"epoch {epoch}: {', '.join(bad)}: the loss is not finite; lower the learning rate or the weight of that term")
+        raise TrialError(
+            f"epoch {epoch}: {', '.join(bad)}: the loss is not finite; lower the learning rate or the weight of that term"
+        )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, trial: Trial, epoch: int) -> float:
@@ -347,5 +374,9 @@ def make_optimizer(trial: Trial, parameters: Iterator[torch.nn.Parameter]) -> to
     """SGD as the protocol says, on the student and what trains with it."""
     protocol = trial.protocol
     return torch.optim.SGD(
-        parameters, lr=protocol.lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay, nesterov=protocol.nesterov
+        parameters,
+        lr=protocol.lr,
+        momentum=protocol.momentum,
+        weight_decay=protocol.weight_decay,
+        nesterov=protocol.nesterov,
     )

@@ -64,7 +64,9 @@ def agreement_mask(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return (student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)).float().detach()
 
 
-def js_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 3.0, clamp: float = 0.01) -> Tensor:
+def js_divergence(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 3.0, clamp: float = 0.01
+) -> Tensor:
     """The reversed Jensen-Shannon form of DeepInversion's released code, batch mean.
 
         P = softmax(s / T), Q = softmax(t / T), M = (P + Q) / 2, all clamped to [clamp, 1 - clamp]

@@ -39,31 +39,51 @@ class Config(MethodConfig):
 
     curriculum: Curriculum = Field("log", description="closed form of the weight v (Sec. IV-B); none: v = 1")
     weight: Literal["sample", "batch"] = Field(
-        "sample", description="one weight a sample (Eq. 6), or one a batch from the mean loss (code of May to August 2022)"
+        "sample",
+        description="one weight a sample (Eq. 6), or one a batch from the mean loss (code of May to August 2022)",
     )
-    student_loss: Literal["kl", "l1"] = Field("kl", description="l: T^2 KL(t || s) (Eq. 6), or mean |s - t| over raw logits (R34 -> R18 scripts)")
-    temperature: float = Field(20.0, gt=0, description="T of the student's KL and, unless balance_temperature is set, of the class balance (scripts)")
+    student_loss: Literal["kl", "l1"] = Field(
+        "kl", description="l: T^2 KL(t || s) (Eq. 6), or mean |s - t| over raw logits (R34 -> R18 scripts)"
+    )
+    temperature: float = Field(
+        20.0,
+        gt=0,
+        description="T of the student's KL and, unless balance_temperature is set, of the class balance (scripts)",
+    )
     lambda_0: float = Field(2.0, gt=0, description="curriculum threshold before the first update (Fig. 8)")
-    lambda_slope: PerUpdate = Field(1e-4, ge=0, description="growth of lambda for each student update: 1e-4 CIFAR-10, 2e-5 CIFAR-100 (code)")
+    lambda_slope: PerUpdate = Field(
+        1e-4, ge=0, description="growth of lambda for each student update: 1e-4 CIFAR-10, 2e-5 CIFAR-100 (code)"
+    )
     adv_init: float = Field(0.0, ge=0, description="adversarial weight before the ramp (scripts)")
-    alpha: PerEpoch = Field(0.5, ge=0, description="growth of the adversarial weight for each epoch of the ramp (Fig. 10)")
+    alpha: PerEpoch = Field(
+        0.5, ge=0, description="growth of the adversarial weight for each epoch of the ramp (Fig. 10)"
+    )
     k_begin: float = Field(0.25, ge=0, lt=1, description="share of the epochs at which the ramp begins (Fig. 9)")
     k_end: float = Field(0.75, gt=0, le=1, description="share of the epochs at which the ramp ends (Fig. 9)")
     ramp: Literal["code", "literal", "off"] = Field(
-        "code", description="code: adv_init + alpha * epochs since the ramp began; literal: alpha * epoch inside it (Eq. 17); off: adv_init"
+        "code",
+        description="code: adv_init + alpha * epochs since the ramp began; literal: alpha * epoch inside it (Eq. 17); off: adv_init",
     )
-    adversarial_loss: Literal["kl", "js"] = Field("kl", description="D(t, s) of the generator (Eq. 5); every script uses kl")
+    adversarial_loss: Literal["kl", "js"] = Field(
+        "kl", description="D(t, s) of the generator (Eq. 5); every script uses kl"
+    )
     adversarial_temperature: float = Field(3.0, gt=0, description="T of the generator's divergence (code)")
-    agreement_mask: bool = Field(True, description="count only images on which student and teacher agree (code; kl only)")
+    agreement_mask: bool = Field(
+        True, description="count only images on which student and teacher agree (code; kl only)"
+    )
     bn: float = Field(1.0, ge=0, description="weight of the BatchNorm statistics (scripts)")
     one_hot: float = Field(1.0, ge=0, description="weight of the teacher's one-hot loss (scripts)")
     balance: float = Field(20.0, ge=0, description="weight of the class balance (scripts)")
-    balance_temperature: float | None = Field(None, gt=0, description="T of the class balance; None: the student's temperature (code)")
+    balance_temperature: float | None = Field(
+        None, gt=0, description="T of the class balance; None: the student's temperature (code)"
+    )
     activation: float = Field(0.0, ge=0, description="weight of the activation loss (0 in every script)")
     latent_dim: int = Field(512, gt=0, description="dimensions of z (512 CIFAR, 1024 Tiny-ImageNet)")
     generator_depth: int = Field(2, ge=1, description="number of x2 upsamplings (2 at 32 pixels, 3 at 64)")
     generator_width: int = Field(64, gt=0, description="maps before the last convolution (code)")
-    generator_init: Literal["normal", "default"] = Field("normal", description="normal: N(0, 0.02) (code); default: PyTorch's")
+    generator_init: Literal["normal", "default"] = Field(
+        "normal", description="normal: N(0, 0.02) (code); default: PyTorch's"
+    )
     generator_lr: float = Field(1e-3, gt=0, description="Adam, constant (scripts)")
     generator_beta1: float = Field(0.9, ge=0, lt=1, description="Adam (code; 0.5 in May 2022)")
     generator_beta2: float = Field(0.99, ge=0, lt=1, description="Adam (code)")
@@ -119,7 +139,9 @@ def curriculum_weight(difficulty: Tensor, threshold: float, curriculum: Curricul
     if curriculum == "none":
         return torch.ones_like(difficulty)
     if curriculum == "log":
-        return (1 + math.exp(-threshold)) * torch.sigmoid(threshold - difficulty)  # sigmoid: e^(l - lambda) would overflow
+        return (1 + math.exp(-threshold)) * torch.sigmoid(
+            threshold - difficulty
+        )  # sigmoid: e^(l - lambda) would overflow
     inside = (difficulty < threshold).to(difficulty.dtype)
     return inside if curriculum == "hard" else inside * (1 - difficulty / threshold)
 
@@ -149,7 +171,9 @@ def latent_objective(difficulty: Tensor, threshold: float, curriculum: Curriculu
         inside = difficulty.clamp(max=threshold)
         return inside - inside**2 / (2 * threshold)
     return (1 + math.exp(-threshold)) * (
-        difficulty - torch.logaddexp(torch.zeros_like(difficulty), difficulty - threshold) + math.log1p(math.exp(-threshold))
+        difficulty
+        - torch.logaddexp(torch.zeros_like(difficulty), difficulty - threshold)
+        + math.log1p(math.exp(-threshold))
     )
 
 
@@ -193,7 +217,9 @@ def adversarial_loss(student_logits: Tensor, teacher_logits: Tensor, config: Con
     return -divergence.mean()
 
 
-def cudfkd_loss(student_logits: Tensor, teacher_logits: Tensor, threshold: float, config: Config) -> tuple[Tensor, Tensor, Tensor]:
+def cudfkd_loss(
+    student_logits: Tensor, teacher_logits: Tensor, threshold: float, config: Config
+) -> tuple[Tensor, Tensor, Tensor]:
     """The student's loss (Eq. 6), with the weights and difficulties behind it.
 
         sample: 1/B sum_i v(l_i) l_i;  batch: v(mean l) * mean l
@@ -275,11 +301,15 @@ class Method:
         if config.one_hot > 0:
             terms["one_hot"] = config.one_hot * one_hot_loss(teacher_logits)
         if config.balance > 0:
-            terms["balance"] = config.balance * class_balance(teacher_logits, config.balance_temperature or config.temperature)
+            terms["balance"] = config.balance * class_balance(
+                teacher_logits, config.balance_temperature or config.temperature
+            )
         if teacher_out is not None:
             terms["activation"] = config.activation * activation_loss(teacher_out.pooled)
         if self.adversarial > 0:
-            terms["adversarial"] = self.adversarial * adversarial_loss(self.context.student(images), teacher_logits, config)
+            terms["adversarial"] = self.adversarial * adversarial_loss(
+                self.context.student(images), teacher_logits, config
+            )
         return terms
 
     def _latent(self) -> Tensor:
@@ -307,7 +337,11 @@ class Method:
         return logged
 
     def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict(), "updates": self.updates}
+        return {
+            "generator": self.generator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.generator.load_state_dict(state["generator"])
@@ -322,11 +356,15 @@ class Method:
         level = threshold(self.config.lambda_0, self.config.lambda_slope, self.updates)
         values, first = [], None
         for _ in range(20):
-            latent = torch.randn((self.context.protocol.batch_size, self.config.latent_dim), generator=stream, device=self.context.device)
+            latent = torch.randn(
+                (self.context.protocol.batch_size, self.config.latent_dim), generator=stream, device=self.context.device
+            )
             raw = self.generator(latent)
             first = raw if first is None else first
             images = standardise_unit(raw, self.context.info)
-            difficulty = kl_per_sample(self.context.frozen(images), self.context.student(images), 2.0)  # student is the target here
+            difficulty = kl_per_sample(
+                self.context.frozen(images), self.context.student(images), 2.0
+            )  # student is the target here
             values.append(curriculum_weight(difficulty, level, "log") * difficulty)
         assert first is not None
         artifacts.write_samples(folder / "samples.png", first)

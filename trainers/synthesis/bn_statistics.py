@@ -47,7 +47,9 @@ class BNStatistics:
         self._hooks = [layer.register_forward_pre_hook(self._collect) for layer in self.layers]
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for hook in self._hooks:
             hook.remove()
 

@@ -43,7 +43,15 @@ class Generator(nn.Module):
 
 
 def build(
-    latent_dim: int, channels: int, size: int, *, depth: int, width: int, init: Literal["normal", "default"], seed: int, device: torch.device
+    latent_dim: int,
+    channels: int,
+    size: int,
+    *,
+    depth: int,
+    width: int,
+    init: Literal["normal", "default"],
+    seed: int,
+    device: torch.device,
 ) -> Generator:
     """A generator whose weights come from the trial's stream `weights/generator`.
 
