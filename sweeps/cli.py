@@ -456,12 +456,13 @@ def verb_ui(arguments: argparse.Namespace, settings: Settings) -> int:
     if settings.tracking_uri.startswith("http"):
         _say(f"the store is a server; open {settings_module.shown(settings.tracking_uri)}")
         return 0
-    from sweeps.tracking import QUIET, client
+    from sweeps.tracking import QUIET, client, links
 
-    client(settings)
+    address = f"http://127.0.0.1:{arguments.port}"
+    pages = links(client(settings), address)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.tracking_uri, "--host", "127.0.0.1"]
     command += ["--port", str(arguments.port), "--workers", "1", "--default-artifact-root", settings.artifacts.absolute().as_uri()]
-    _say(f"MLflow: http://127.0.0.1:{arguments.port} (Ctrl-C ends it)")
+    _say("\n".join([f"MLflow: {address} (Ctrl-C ends it)", *pages]))
     os.execve(sys.executable, command, {**os.environ, **QUIET})
 
 

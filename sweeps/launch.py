@@ -16,7 +16,6 @@ from typing import Any
 from sweeps.errors import SetupError
 from sweeps.queue import Queue
 from sweeps.settings import Settings
-from sweeps.spec import Resources
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",

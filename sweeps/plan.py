@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps import resolve, spec
-from sweeps.errors import SpecError
+from sweeps.errors import SetupError, SpecError
 from sweeps.spec import Cell, Experiment, Profile
 from trainers.attempts import State, read_status
 from trainers.config import Trial
@@ -122,7 +122,7 @@ def make(
                 plan.add(trial, f"{short_name(experiment, cell)} seed={seed}")
     if experiment.file.search is not None:
         for cell in selected:
-            probe = resolve._corner(experiment.file.search.space, 0)
+            probe = resolve.corners(experiment.file.search.space)[0]
             _, scaling = resolve.resolve(experiment, profile, cell, plan.seeds[0], data_root, probe)
             plan.mapped += [line for line in scaling.mapped if line not in plan.mapped]
     plan.states = states(state_root, plan.trials)
@@ -130,8 +130,15 @@ def make(
 
 
 def states(state_root: Path, digests: Iterable[str]) -> dict[str, State]:
-    """State of each trial as its directory has it now."""
-    return {digest: read_status(state_root, digest).state for digest in digests}
+    """State of each trial as its directory has it now.
+
+    Raises:
+        SetupError: the state root cannot be read.
+    """
+    try:
+        return {digest: read_status(state_root, digest).state for digest in digests}
+    except OSError as error:
+        raise SetupError(f"the state root {state_root} cannot be read: {error.strerror}; set SWEEPS_STATE to a folder of yours") from error
 
 
 def short_name(experiment: Experiment, cell: Cell) -> str:

@@ -67,6 +67,8 @@ class Queue:
             digest = self._ready()
             if digest is None:
                 for study in self.studies:
+                    if any(d in self.waiting or d in self.blocked for each in study.open.values() for d in each.digests.values()):
+                        continue  # to ask now would be to ask without the values that are still to come
                     suggestion = study.ask()
                     if suggestion is not None:
                         self._add_suggestion(study, suggestion.number, suggestion.params, suggestion.trials)
@@ -80,7 +82,14 @@ class Queue:
     def finished(self) -> bool:
         """Whether nothing runs and nothing can become ready any more."""
         with self._lock:
-            return not self.waiting and not self.running and all(len(s.asked()) >= s.total and not s.open for s in self.studies)
+            return not self.waiting and not self.running and all(self._over(study) for study in self.studies)
+
+    def _over(self, study: CellStudy) -> bool:
+        """Whether a study has no suggestion left that could still get a value in this launch."""
+        digests = [list(suggestion.digests.values()) for suggestion in study.open.values()]
+        if any(digest in self.blocked for trials in digests for digest in trials):
+            return True
+        return len(study.asked()) >= study.total and all(any(digest in self.failed for digest in trials) for trials in digests)
 
     def release(self, digest: str, outcome: str, cause: str = "") -> None:
         """Takes a trial back from its worker.
@@ -155,12 +164,15 @@ class Queue:
                 self._fail(digest, f"its upstream trial {self.names.get(lost, lost[:12])} failed")
                 self.waiting.remove(digest)
                 continue
-            if self._not_before.get(digest, 0) > now:
-                if read_status(self.state_root, digest).state is State.DONE:
-                    self.waiting.remove(digest)
-                continue
-            if read_status(self.state_root, digest).state is State.DONE:  # another launch was faster
+            state = read_status(self.state_root, digest).state
+            if state is State.DONE:  # another launch was faster
                 self.waiting.remove(digest)
+                continue
+            if state is State.FAILED and digest in self._not_before:
+                self._fail(digest, "failed in another launch")
+                self.waiting.remove(digest)
+                continue
+            if self._not_before.get(digest, 0) > now:
                 continue
             if all(read_status(self.state_root, up).state is State.DONE for up in upstream):
                 return digest

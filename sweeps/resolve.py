@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -72,7 +73,7 @@ def resolve(
     ruled = spec.apply_rules(profile.when, cell.labels, settings)
     for key in sorted(swept):
         if key in settings and ruled.get(key) != settings[key]:
-            builder.faults.append(f"profiles/{profile.name}.toml: when.set: {key!r} is swept by {experiment.name}; a profile keeps all swept values")
+            builder.faults.append(f"{profile.place}: when.set: {key!r} is swept by {experiment.name}; a profile keeps all swept values")
     from_profile = {key for key in ruled if ruled[key] != settings.get(key)}
     trial = _cell_trial(builder, ruled, from_profile, seed)
     if builder.faults or trial is None:
@@ -177,7 +178,9 @@ def _hparams(
 ) -> MethodConfig | None:
     values: dict[str, Any] = {}
     preset = settings.get("preset")
-    if preset is not None:
+    if preset is not None and not isinstance(preset, str):
+        builder.faults.append(f"{builder.place}: preset: must be a name (got {preset!r})")
+    elif preset is not None:
         known = methods.presets(method)
         if preset not in known:
             builder.faults.append(f"{builder.place}: preset: {spec.unknown(f'preset of method {method}', str(preset), sorted(known))}")
@@ -215,7 +218,8 @@ def _share(paper: Protocol, protocol: Protocol, mark: Scaled) -> str:
 
 
 def _mark(info: FieldInfo) -> Scaled | None:
-    return next((mark for mark in info.metadata if isinstance(mark, Scaled)), None)
+    inner = [mark for part in get_args(info.annotation) for mark in getattr(part, "__metadata__", ())]  # tuple[Epochs, ...]
+    return next((mark for mark in (*info.metadata, *inner) if isinstance(mark, Scaled)), None)
 
 
 def _protocol(builder: _Builder, settings: dict[str, Any], key: str) -> tuple[Protocol | None, Protocol | None]:
@@ -237,7 +241,7 @@ def _protocol(builder: _Builder, settings: dict[str, Any], key: str) -> tuple[Pr
     try:
         recipe = protocols.get(target)
     except ConfigError as error:
-        builder.faults += [f"profiles/{builder.profile.name}.toml: protocols.{name}: {fault}" for fault in error.faults]
+        builder.faults += [f"{builder.profile.place}: protocols.{name}: {fault}" for fault in error.faults]
         return None, None
     builder.mapped.append(f"{key} {name} -> {target}")
     ratio = recipe.epochs / paper.epochs
@@ -265,17 +269,24 @@ def _data(builder: _Builder, settings: dict[str, Any]) -> DataSpec | None:
         builder.mapped.append(f"data {name} -> {replaced.get('name')}")
         holdout = {} if replaced.get("name") == "digits" else {k: v for k, v in fields.items() if k == "holdout_images"}
         fields = {**holdout, **replaced}
+        place = f"{builder.profile.place}: data.{name}"
     spec_ = _model(builder, DataSpec, fields, "data", "field of a data set")
     if spec_ is None:
         return None
     try:
         content = data.module(spec_.name).content(spec_, builder.data_root)
+        info = data.info(spec_, builder.data_root)  # refuses fields that mean nothing for this data set
     except ConfigError as error:
         builder.faults += [f"{place}: {fault}" for fault in error.faults]
         return None
     except DataError as error:
         builder.faults += [f"{place}: {line}" for line in str(error).splitlines()]
         return None
+    search = builder.experiment.file.search
+    if search is not None and "val/" in search.metric and not info.has_val:
+        builder.faults.append(
+            f"{builder.place}: search.metric: {search.metric!r} needs held-out images, and {spec_.name} has none; set data.holdout_images"
+        )
     return spec_.model_copy(update={"content": content}) if content else spec_
 
 
@@ -286,7 +297,7 @@ def _network(builder: _Builder, settings: dict[str, Any], role: str) -> str | No
     target = builder.profile.networks.get(name, name)
     if target != name:
         builder.mapped.append(f"{name} -> {target}")
-    for each, place in ((name, f"{builder.place}: {role}"), (target, f"profiles/{builder.profile.name}.toml: networks.{name}")):
+    for each, place in ((name, f"{builder.place}: {role}"), (target, f"{builder.profile.place}: networks.{name}")):
         if not models.exists(each):
             builder.faults.append(f"{place}: {spec.unknown('network', each, models.known())}")
             return None
@@ -307,7 +318,7 @@ def _text(builder: _Builder, settings: dict[str, Any], key: str) -> str:
 def _model(builder: _Builder, kind: type[Model], values: Mapping[str, Any], where: str, noun: str) -> Model | None:
     """Strict validation from JSON types: text is never turned into a number."""
     try:
-        return kind.model_validate_json(json.dumps(values), strict=True)
+        return kind.model_validate_json(json.dumps(values, default=str), strict=True)  # str: TOML's dates are never allowed
     except ValidationError as error:
         for detail in error.errors():
             name = ".".join(str(part) for part in detail["loc"])
@@ -318,9 +329,6 @@ def _model(builder: _Builder, kind: type[Model], values: Mapping[str, Any], wher
                 shown = "" if not name else f" (got {detail['input']!r})"
                 text = f"{where}{'.' if name else ''}{name}: {message}{shown}"
             builder.faults.append(f"{builder.place}: {text}")
-        return None
-    except (TypeError, ValueError) as error:
-        builder.faults.append(f"{builder.place}: {where}: {error}")
         return None
 
 
@@ -343,11 +351,11 @@ def cell_faults(experiment: Experiment, profile: Profile, data_root: Path) -> li
     """Faults of the cells: each message once, naming the first cell and how many share it."""
     concerned: dict[str, list[str]] = {}
     search = experiment.file.search
-    probe = _corner(search.space, 0) if search else {}
+    points = corners(search.space) if search else [{}]
     for cell in experiment.cells:
         if cell.status != "run":
             continue
-        for extra in [probe, _corner(search.space, -1)] if search else [{}]:
+        for extra in points:
             try:
                 resolve(experiment, profile, cell, experiment.file.seeds[0], data_root, extra)
             except SpecError as error:
@@ -362,11 +370,14 @@ def cell_faults(experiment: Experiment, profile: Profile, data_root: Path) -> li
     return result
 
 
-def _corner(space: Sequence[spec.Range], end: int) -> dict[str, Any]:
-    """The lowest or highest values of a search space: if both are valid, so are those between."""
-    corner: dict[str, Any] = {}
-    for dimension in space:
-        ends = dimension.choices or (dimension.low, dimension.high)
-        value = ends[end]
-        corner[dimension.path] = int(value) if dimension.integer and value is not None else value
-    return corner
+MOST_CORNERS = 1024
+
+
+def corners(space: Sequence[spec.Range]) -> list[dict[str, Any]]:
+    """Every combination of lowest and highest values (and of all choices): where all are valid, so is what lies between."""
+    ends = [
+        dimension.choices or tuple(int(end) if dimension.integer and end is not None else end for end in (dimension.low, dimension.high))
+        for dimension in space
+    ]
+    points = itertools.islice(itertools.product(*ends), MOST_CORNERS)
+    return [dict(zip((dimension.path for dimension in space), point, strict=True)) for point in points]

@@ -196,6 +196,11 @@ class Profile(Strict):
     name: str = Field("", exclude=True)
     given: str = Field("", exclude=True, description="as the user named it: a name, or the path of a file")
 
+    @property
+    def place(self) -> str:
+        """How messages name the file."""
+        return self.given if self.given.endswith(".toml") else f"profiles/{self.given}.toml"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -267,7 +272,8 @@ class Experiment:
             if self.file.teacher_protocol is not None:
                 settings.setdefault("teacher_protocol.name", self.file.teacher_protocol)
             for axis, value in zip(self.file.axes, combination, strict=True):
-                settings |= {axis.path: value.value} if axis.path else flatten(value.settings)
+                swept = {} if axis.path is None or value.value is None else {axis.path: value.value}  # None: a fault, told elsewhere
+                settings |= swept if axis.path else flatten(value.settings)
             settings = apply_rules(self.file.when, labels, settings)
             for status, rules in (("absent", self.file.absent), ("reported", self.file.reported)):
                 reason = next((rule.reason for rule in rules if matches(rule.match, labels, settings)), None)
@@ -373,9 +379,7 @@ def find(patterns: Sequence[str]) -> list[str]:
     found: list[str] = []
     faults = []
     for pattern in patterns:
-        if pattern.endswith(".toml"):
-            hits = [pattern]
-        elif pattern in known:
+        if pattern.endswith(".toml") or pattern in known:
             hits = [pattern]
         else:
             glob = "*" if pattern == "all" else pattern
@@ -396,7 +400,7 @@ def load_profile(name: str) -> Profile:
     """
     path = Path(name) if name.endswith(".toml") else package_folder("profiles") / f"{name}.toml"
     if not path.is_file():
-        raise SpecError(unknown("profile", name, profile_names()))
+        raise SpecError(not_a_file(path, "profile") if name.endswith(".toml") else unknown("profile", name, profile_names()))
     place = name if name.endswith(".toml") else f"profiles/{name}.toml"
     raw = read_toml(path, place)
     model, faults = validate(Profile, raw, place)
@@ -426,7 +430,7 @@ def read(name: str, profile: Profile | None = None) -> tuple[Experiment | None, 
     path = Path(name) if own else package_folder("experiments") / f"{name}.toml"
     place = name if own else f"{name}.toml"
     if not path.is_file():
-        return None, [f"{name}: no such experiment file" if own else unknown("experiment", name, experiment_names())]
+        return None, [not_a_file(path, "experiment") if own else unknown("experiment", name, experiment_names())]
     try:
         raw = read_toml(path, place)
     except SpecError as error:
@@ -439,7 +443,7 @@ def read(name: str, profile: Profile | None = None) -> tuple[Experiment | None, 
     named = f"{model.paper}/{path.stem}" if own else name
     if profile is not None:
         kept = dict(profile.keep.get(named, {}))
-        faults += keep_faults(model, kept, f"profiles/{profile.name}.toml: keep {named}")
+        faults += keep_faults(model, kept, f"{profile.place}: keep {named}")
         if model.search is not None:
             scaled = model.search.model_copy(update=profile.search.model_dump(exclude_none=True))
             model = model.model_copy(update={"search": scaled})
@@ -450,6 +454,11 @@ def read(name: str, profile: Profile | None = None) -> tuple[Experiment | None, 
     return experiment, faults
 
 
+def not_a_file(path: Path, noun: str) -> str:
+    """Message for the path of one's own file that is none."""
+    return f"{path}: {f'is a folder, not a {noun} file' if path.is_dir() else f'no such {noun} file'}"
+
+
 def read_toml(path: Path, place: str) -> dict[str, Any]:
     """The parsed file.
 
@@ -458,13 +467,29 @@ def read_toml(path: Path, place: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{place}: cannot be read: {error}") from error
+    except OSError as error:
+        raise SpecError(f"{place}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{place}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{place}: not valid TOML: {error}") from error
 
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+NEUTRAL: Mapping[str, Any] = {
+    "title": "?",
+    "paper": "unknown",
+    "seeds": [0],
+    "kind": "table",
+    "metrics": ["?"],
+    "reason": "?",
+    "file": "?",
+    "origin": "printed",
+    "trials": 1,
+}
+"""Stand-ins for required keys that are missing or faulty, so that the rest of the file is checked all the same."""
 
 
 def validate(kind: type[Model], raw: dict[str, Any], place: str) -> tuple[Model | None, list[str]]:
@@ -481,7 +506,7 @@ def validate(kind: type[Model], raw: dict[str, Any], place: str) -> tuple[Model 
                 if not any(old[: len(loc)] == loc for old in seen):  # else only a consequence of what was dropped
                     faults.append(message(detail, kind, place))
                 seen.append(loc)
-            if not any([drop(rest, detail["loc"]) for detail in error.errors()]):
+            if not any([drop(rest, detail["loc"]) or stand_in(rest, detail) for detail in error.errors()]):
                 return None, faults
 
 
@@ -532,6 +557,17 @@ def drop(raw: Any, loc: Sequence[str | int]) -> bool:
     return False
 
 
+def stand_in(raw: Any, detail: Any) -> bool:
+    """Gives a missing key its neutral value; False where there is none."""
+    loc = detail["loc"]
+    if detail["type"] != "missing" or loc[-1] not in NEUTRAL:
+        return False
+    for part in loc[:-1]:
+        raw = raw[part]
+    raw[loc[-1]] = NEUTRAL[loc[-1]]
+    return True
+
+
 def is_setting(path: str) -> bool:
     """Whether a dotted path names something a cell may set."""
     head, _, rest = path.partition(".")
@@ -576,12 +612,13 @@ def axis_faults(axis: Axis, place: str) -> list[str]:
     labels = [value.label for value in axis.values]
     for label in sorted({label for label in labels if labels.count(label) > 1}):
         faults.append(f"{place}: label {label!r} occurs {labels.count(label)} times; labels must differ")
+    valued = [repr(value.label) for value in axis.values if value.value is not None]
+    if valued and axis.path is None:
+        faults.append(f"{place}: label {', '.join(valued)}: has a value but the axis has no path; add path = \"hparams.<field>\"")
     for value in axis.values:
         where = f"{place}: label {value.label!r}"
         extra = flatten(value.settings)
         if axis.path is None:
-            if value.value is not None:
-                faults.append(f"{where}: has a value but the axis has no path")
             faults += setting_faults(extra, where)
             continue
         if value.value is None:
@@ -589,7 +626,7 @@ def axis_faults(axis: Axis, place: str) -> list[str]:
         if extra:
             faults.append(f"{where}: unknown key {sorted(extra)[0]!r}; allowed beside a path: label, value, reference")
     if axis.path is not None:
-        texts = [repr(value.value) for value in axis.values]
+        texts = [repr(plain(value.value)) for value in axis.values if value.value is not None]
         for text in sorted({text for text in texts if texts.count(text) > 1}):
             faults.append(f"{place}: value {text} occurs {texts.count(text)} times; repeated cells are not allowed")
     return faults
@@ -654,10 +691,22 @@ def keep_faults(file: ExperimentFile, kept: Mapping[str, Sequence[str]], place: 
 def repeated_cells(experiment: Experiment, place: str) -> list[str]:
     """Cells with other labels but the same settings: one of them would be printed twice."""
     seen: dict[str, Cell] = {}
-    faults = []
+    pairs = []
     for cell in experiment.cells:
-        key = json.dumps(dict(cell.settings), sort_keys=True, default=str)
+        key = json.dumps(plain(dict(cell.settings)), sort_keys=True, default=str)
         first = seen.setdefault(key, cell)
         if first is not cell:
-            faults.append(f"{place}: repeated cell: {first.name!r} and {cell.name!r} have the same settings")
-    return faults
+            pairs.append(f"{first.name!r} and {cell.name!r}")
+    if not pairs:
+        return []
+    others = f" (and {len(pairs) - 1} more such pairs)" if len(pairs) > 1 else ""
+    return [f"{place}: repeated cell: {pairs[0]} have the same settings{others}"]
+
+
+def plain(value: Any) -> Any:
+    """The value with whole floats as integers, so that 2 and 2.0 are one value."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

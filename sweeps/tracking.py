@@ -7,9 +7,11 @@ import hashlib
 import json
 import logging
 import os
+import sqlite3
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,15 @@ logger = logging.getLogger(__name__)
 
 PERIOD_S = 5.0
 RUN_STATUS = {State.DONE: "FINISHED", State.FAILED: "FAILED", State.STOPPED: "KILLED", State.PARTIAL: "RUNNING"}
+VIEW = "results"
+"""Share key of the view that `sweep ui` links to: the run list with the metrics that the papers report."""
+COLUMNS = (
+    "metrics.`best/test/acc1_pct`",
+    "metrics.`best/test/agree1_pct`",
+    "metrics.`best/test/loyalty_code`",
+    "metrics.`last/test/acc1_pct`",
+    "attributes.`Duration`",
+)
 QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -57,27 +68,49 @@ def client(settings: Settings) -> MlflowClient:
         SetupError: the store is of another version or cannot be opened.
     """
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    if settings.tracking_uri.startswith("sqlite:///"):
-        Path(settings.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
+        if settings.tracking_uri.startswith("sqlite:///"):
+            _make_sqlite(Path(settings.tracking_uri.removeprefix("sqlite:///")))
         found = MlflowClient(tracking_uri=settings.tracking_uri)
         found.search_experiments(max_results=1)
     except MlflowException as error:
-        first = str(error).strip().splitlines()[0]
+        first = str(error).strip().splitlines()[0].replace(settings.tracking_uri, shown(settings.tracking_uri))
         if "schema" in first:
             remedy = "upgrade it with `mlflow db upgrade <uri>` after a backup, or point MLFLOW_TRACKING_URI to another store"
         else:
             remedy = "check MLFLOW_TRACKING_URI and the login"
         raise SetupError(f"the MLflow store {shown(settings.tracking_uri)} cannot be used: {first}; {remedy}") from error
     except Exception as error:  # a database driver's own
-        first = str(error).strip().splitlines()[0]
+        first = str(error).strip().splitlines()[0].replace(settings.tracking_uri, shown(settings.tracking_uri))
         raise SetupError(f"the MLflow store {shown(settings.tracking_uri)} cannot be opened: {first}; check MLFLOW_TRACKING_URI") from error
     return found
+
+
+def _make_sqlite(database: Path) -> None:
+    """Makes a new store whole before it gets its name: MLflow's migrations survive neither a kill nor a second process."""
+    from mlflow.tracking import MlflowClient
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with locked(database.with_name(f".{database.name}.lock")):
+        if database.exists():
+            return
+        with tempfile.TemporaryDirectory(dir=database.parent, prefix=".new-store-") as scratch:
+            draft, whole = Path(scratch) / "draft.db", Path(scratch) / "whole.db"
+            MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
+            with closing(sqlite3.connect(draft)) as source, closing(sqlite3.connect(whole)) as target:
+                source.backup(target)
+            os.replace(whole, database)
+
+
+def links(found: MlflowClient, address: str) -> list[str]:
+    """One line for each paper and profile in the store: its name and the page of its runs."""
+    experiments = [each for each in found.search_experiments() if f"mlflow.sharedViewState.{VIEW}" in each.tags]
+    return [f"{each.name}: {address}/#/experiments/{each.experiment_id}/runs?viewStateShareKey={VIEW}" for each in experiments]
 
 
 @contextmanager
@@ -167,13 +200,16 @@ class Mirror:
     def _begin(self, tracked: Tracked, start_ms: int | None) -> dict[str, Any]:
         """Finds the run by its digest, or creates it; the caller holds the trial's lock, so there is never a second one."""
         experiments = [e.experiment_id for e in self.client.search_experiments()]
-        found = self.client.search_runs(experiments, f"tags.`sweeps.digest` = '{tracked.digest}'", max_results=1)
+        identity = attempts.record_id(self.settings.state, tracked.digest)
+        query = f"tags.`sweeps.digest` = '{tracked.digest}' and tags.`sweeps.record` = '{identity}'"
+        found = self.client.search_runs(experiments, query, max_results=1)
         if found:
             return {"run_id": found[0].info.run_id}
         experiment_id, parent_id = self.parent(tracked.plan)
         tags = {
             "sweeps.role": "trial",
             "sweeps.digest": tracked.digest,
+            "sweeps.record": identity,
             "sweeps.state": State.PARTIAL.value,
             "sweeps.experiment": tracked.plan.experiment.name,
             "sweeps.profile": tracked.plan.profile.name,
@@ -243,7 +279,10 @@ class Mirror:
         location = None
         if not self.settings.tracking_uri.startswith("http"):
             location = (self.settings.artifacts / name).absolute().as_uri()
-        return str(self.client.create_experiment(name, artifact_location=location))
+        experiment_id = str(self.client.create_experiment(name, artifact_location=location))
+        view = {"selectedColumns": COLUMNS, "orderByKey": "attributes.start_time", "orderByAsc": True}
+        self.client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW}", json.dumps(view))
+        return experiment_id
 
     def _record(self, digest: str) -> dict[str, Any]:
         file = trial_folder(self.settings.state, digest) / "mlflow.json"

@@ -72,7 +72,9 @@ class Home:
 
     def sweep(self, *arguments: str, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).parent / "sweep"), *arguments]
-        return subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout_s)
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout_s
+        )
 
     def plan(self, *arguments: str) -> dict:  # type: ignore[type-arg]
         done = self.sweep("plan", *arguments, "--json")

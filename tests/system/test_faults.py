@@ -88,7 +88,9 @@ def _search_file(home, name: str, direction: str) -> str:
     home.mini([0.1], epochs=2, updates=4)
     text = (home.folder / "mini.toml").read_text()
     head, _, _ = text.partition("[[axes]]")
-    head = head.replace('kind = "heatmap"', 'kind = "scatter"').replace('rows = "alpha"\ncolumns = "k_end"', 'rows = "suggestion"')
+    head = head.replace('kind = "heatmap"', 'kind = "scatter"').replace(
+        'rows = "alpha"\ncolumns = "k_end"', 'rows = "suggestion"'
+    )
     (home.folder / name).write_text(head + SEARCH.format(direction=direction))
     return name
 
