@@ -18,10 +18,13 @@ from sweeps.settings import Settings
 
 if TYPE_CHECKING:
     from sweeps.plan import Plan
+    from sweeps.search import CellStudy
 
 logger = logging.getLogger(__name__)
 
 Verb = Callable[[argparse.Namespace, Settings], int]
+
+WITH_JSON = ("list", "check", "plan", "status", "why")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,39 +58,74 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def add(name: str, run: Verb, text: str, example: str, experiments: str | None = "+", profile: str | None = "paper") -> argparse.ArgumentParser:
+    def add(
+        name: str, run: Verb, text: str, example: str, experiments: str | None = "+", profile: str | None = "paper"
+    ) -> argparse.ArgumentParser:
         verb = verbs.add_parser(
-            name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=text,
+            description=text,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.set_defaults(run_verb=run)
         if experiments is not None:
-            help_ = "experiment, glob, `all`, or the path of an experiment file" + (" (default all)" if experiments == "*" else "")
+            help_ = "experiment, glob, `all`, or the path of an experiment file" + (
+                " (default all)" if experiments == "*" else ""
+            )
             verb.add_argument("experiments", nargs=experiments, metavar="EXPERIMENT", help=help_)
             default = "" if profile is None else f" (default {profile})"
-            verb.add_argument("--profile", default=profile, help=f"scale: a profile's name, or the path of a profile file{default}")
+            verb.add_argument(
+                "--profile", default=profile, help=f"scale: a profile's name, or the path of a profile file{default}"
+            )
+        if name in WITH_JSON:
             verb.add_argument("--json", action="store_true", help="machine-readable output")
         return verb
 
     def add_selection(verb: argparse.ArgumentParser) -> None:
         verb.add_argument("--seeds", type=_seeds, help="comma-separated seeds instead of the file's, e.g. 0,10,20")
-        verb.add_argument("--only", action="append", default=[], metavar="AXIS=LABEL", help="only cells with this label; repeat to widen or narrow")
+        verb.add_argument(
+            "--only",
+            action="append",
+            default=[],
+            metavar="AXIS=LABEL",
+            help="only cells with this label; repeat to widen or narrow",
+        )
 
     add("list", verb_list, "List experiments with their cells.", "sweep list", "*")
     add("check", verb_check, "Check experiment files; every fault at once.", "sweep check all --profile demo", "*")
-    plan = add("plan", verb_plan, "Show what a run would do and what it would cost.", "sweep plan cudfkd/fig9 --profile demo")
+    plan = add(
+        "plan", verb_plan, "Show what a run would do and what it would cost.", "sweep plan cudfkd/fig9 --profile demo"
+    )
     add_selection(plan)
-    run = add("run", verb_run, "Train what is missing, then print the tables.", "sweep run cudfkd/fig9 --profile demo --dry-run", profile=None)
+    run = add(
+        "run",
+        verb_run,
+        "Train what is missing, then print the tables.",
+        "sweep run cudfkd/fig9 --profile demo --dry-run",
+        profile=None,
+    )
     add_selection(run)
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    run.add_argument("--trials", type=_positive, help="searches: total number of suggestions wanted, those of earlier runs included")
+    run.add_argument(
+        "--trials", type=_positive, help="searches: total number of suggestions wanted, those of earlier runs included"
+    )
     run.add_argument("--concurrency", type=_positive, help="trials at once (default: what fits the cluster)")
     run.add_argument("--retry-failed", action="store_true", help="run trials again that failed by their own fault")
     add("status", verb_status, "Show how far each experiment is.", "sweep status --profile demo", "*")
     add("why", verb_why, "Group failures by cause.", "sweep why cudfkd/fig9 --profile demo", "*")
-    add("sync", verb_sync, "Bring MLflow in step with the trial directories.", "sweep sync cudfkd/fig9 --profile demo", "*")
+    add(
+        "sync",
+        verb_sync,
+        "Bring MLflow in step with the trial directories.",
+        "sweep sync cudfkd/fig9 --profile demo",
+        "*",
+    )
     ui = add("ui", verb_ui, "Serve the MLflow page of the store.", "sweep ui --port 5000", None)
     ui.add_argument("--port", type=_positive, default=5000, help="port on 127.0.0.1 (default 5000)")
-    add("data", verb_data, "Fetch and check the data sets of experiments.", "sweep data cudfkd/fig9 --profile demo", "*")
+    add(
+        "data", verb_data, "Fetch and check the data sets of experiments.", "sweep data cudfkd/fig9 --profile demo", "*"
+    )
     gc = add("gc", verb_gc, "Free what finished and dead trials left behind.", "sweep gc", None)
     gc.add_argument("--yes", action="store_true", help="delete; without it only list")
     return top
@@ -138,12 +176,30 @@ def _plans(arguments: argparse.Namespace, settings: Settings, names: Sequence[st
     faults: list[str] = []
     for name in names or _found(arguments):
         try:
-            plans.append(planning.make(name, profile, settings.state, settings.data, seeds=getattr(arguments, "seeds", None), only=only))
+            plans.append(
+                planning.make(
+                    name, profile, settings.state, settings.data, seeds=getattr(arguments, "seeds", None), only=only
+                )
+            )
         except SpecError as error:
             faults += error.faults
     if faults:
         raise SpecError(*dict.fromkeys(faults))
     return plans
+
+
+def _adopt_suggestions(plan: Plan, settings: Settings) -> list[CellStudy]:
+    """Adds what a search has suggested so far to its plan; makes no storage where there is none."""
+    from sweeps import plan as planning
+    from sweeps import search
+    from sweeps.queue import Queue
+
+    if plan.experiment.file.search is None or not search.exists(settings):
+        return []
+    studies = search.studies_of(plan, settings, None)
+    Queue([plan], studies, settings.state)
+    plan.states = planning.states(settings.state, plan.trials)
+    return studies
 
 
 # --- verbs -----------------------------------------------------------------------------------------------------------
@@ -193,9 +249,21 @@ def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.json:
         price = planning.price(plans, settings.state)
         content = {
-            "plans": [{**plan.as_json(), "states": {digest: state.value for digest, state in plan.states.items()}, "names": plan.names} for plan in plans],
+            "plans": [
+                {
+                    **plan.as_json(),
+                    "states": {digest: state.value for digest, state in plan.states.items()},
+                    "names": plan.names,
+                }
+                for plan in plans
+            ],
             "counts": {state.value: count for state, count in planning.counts(plans).items()},
-            "price": {"trial_hours": price.trial_hours, "gpu_hours": price.gpu_hours, "known": price.known, "unknown": price.unknown},
+            "price": {
+                "trial_hours": price.trial_hours,
+                "gpu_hours": price.gpu_hours,
+                "known": price.known,
+                "unknown": price.unknown,
+            },
         }
         _say(json.dumps(content, indent=1))
         return 0
@@ -254,7 +322,9 @@ def _offer_profiles(arguments: argparse.Namespace, settings: Settings, names: li
         arguments.profile = profile
         plans = _plans(arguments, settings, names)
         title = plans[0].profile.title if plans else ""
-        sys.stderr.write(f"  --profile {profile:<8} {title}\n    {planning.summary(plans)}; {planning.price(plans, settings.state)}\n")
+        sys.stderr.write(
+            f"  --profile {profile:<8} {title}\n    {planning.summary(plans)}; {planning.price(plans, settings.state)}\n"
+        )
     return 2
 
 
@@ -271,7 +341,10 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
     needed = bool(queue.waiting) or not queue.finished()
 
     def tracked() -> list[Tracked]:
-        return [Tracked(queue.owner[digest], digest, trial, queue.names[digest]) for digest, trial in list(queue.trials.items())]
+        return [
+            Tracked(queue.owner[digest], digest, trial, queue.names[digest])
+            for digest, trial in list(queue.trials.items())
+        ]
 
     tracker = Tracker(settings, plans, tracked)
     if needed:
@@ -282,7 +355,9 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
     missing = [digest for digest in queue.trials if _state(settings, digest) not in ("done", "stopped")]
     complete = not missing and not queue.failed
     if mirror is None:
-        _say(f"MLflow could not be reached ({settings_module.shown(settings.tracking_uri)}); nothing is lost: run `sweep sync` when it is back")
+        _say(
+            f"MLflow could not be reached ({settings_module.shown(settings.tracking_uri)}); nothing is lost: run `sweep sync` when it is back"
+        )
     else:
         for plan in plans:
             own = [study for study in studies if study.plan is plan]
@@ -374,7 +449,9 @@ def _require_writable(state: Path) -> None:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise SetupError(f"the state root {state} cannot be written: {error.strerror}; set SWEEPS_STATE to a folder of yours") from error
+        raise SetupError(
+            f"the state root {state} cannot be written: {error.strerror}; set SWEEPS_STATE to a folder of yours"
+        ) from error
 
 
 def _require_data(plans: Sequence[Plan], settings: Settings) -> None:
@@ -400,8 +477,15 @@ def verb_status(arguments: argparse.Namespace, settings: Settings) -> int:
     from sweeps import plan as planning
 
     plans = _plans(arguments, settings)
+    for plan in plans:
+        _adopt_suggestions(plan, settings)
     if arguments.json:
-        _say(json.dumps({plan.title: {state.value: n for state, n in planning.counts([plan]).items()} for plan in plans}, indent=1))
+        _say(
+            json.dumps(
+                {plan.title: {state.value: n for state, n in planning.counts([plan]).items()} for plan in plans},
+                indent=1,
+            )
+        )
         return 0
     for plan in plans:
         _say(f"{plan.title:<28} {planning.summary([plan])}")
@@ -413,14 +497,25 @@ def verb_why(arguments: argparse.Namespace, settings: Settings) -> int:
 
     causes: dict[str, list[tuple[int, str, str]]] = {}
     for plan in _plans(arguments, settings):
+        _adopt_suggestions(plan, settings)
         for digest, name in plan.names.items():
             status = read_status(settings.state, digest)
             if status.state is State.FAILED:
                 error = status.entry["error"]
-                causes.setdefault(str(error["cause"]), []).append((int(status.entry["timestamp_ms"]), f"{plan.title} {name}", str(error["log"])))
+                causes.setdefault(str(error["cause"]), []).append(
+                    (int(status.entry["timestamp_ms"]), f"{plan.title} {name}", str(error["log"]))
+                )
     ordered = sorted(causes.items(), key=lambda item: min(item[1]))
     if arguments.json:
-        _say(json.dumps([{"cause": cause, "trials": [name for _, name, _ in hits], "log": min(hits)[2]} for cause, hits in ordered], indent=1))
+        _say(
+            json.dumps(
+                [
+                    {"cause": cause, "trials": [name for _, name, _ in hits], "log": min(hits)[2]}
+                    for cause, hits in ordered
+                ],
+                indent=1,
+            )
+        )
         return 1 if ordered else 0
     if not ordered:
         _say("no failed trial")
@@ -440,14 +535,15 @@ def verb_sync(arguments: argparse.Namespace, settings: Settings) -> int:
 
     mirror = Mirror(settings)
     for plan in _plans(arguments, settings):
-        studies = search.studies_of(plan, settings, None) if plan.experiment.file.search is not None else []
+        studies = _adopt_suggestions(plan, settings)
         touched = [digest for digest, state in plan.states.items() if state is not State.NEW]
-        if not touched and not any(study.asked() for study in studies):
+        if not touched:
             continue
         for digest in touched:
             mirror.trial(Tracked(plan, digest, plan.trials[digest], plan.names[digest]), final=False)
         mirror.describe_parent(plan, search.as_json(studies) if studies else None)
-        mirror.close_parent(plan, all(state is State.DONE for state in plan.states.values()))
+        ended = (State.DONE, State.STOPPED) if studies else (State.DONE,)
+        mirror.close_parent(plan, all(state in ended for state in plan.states.values()))
         _say(f"{plan.title}: {len(touched)} trials in step")
     return 0
 
@@ -460,10 +556,29 @@ def verb_ui(arguments: argparse.Namespace, settings: Settings) -> int:
 
     address = f"http://127.0.0.1:{arguments.port}"
     pages = links(client(settings), address)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.tracking_uri, "--host", "127.0.0.1"]
-    command += ["--port", str(arguments.port), "--workers", "1", "--default-artifact-root", settings.artifacts.absolute().as_uri()]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        settings.tracking_uri,
+        "--host",
+        "127.0.0.1",
+    ]
+    command += [
+        "--port",
+        str(arguments.port),
+        "--workers",
+        "1",
+        "--default-artifact-root",
+        settings.artifacts.absolute().as_uri(),
+    ]
+    command += ["--uvicorn-opts", "--log-level warning"]
     _say("\n".join([f"MLflow: {address} (Ctrl-C ends it)", *pages]))
-    os.execve(sys.executable, command, {**os.environ, **QUIET})
+    os.execve(
+        sys.executable, command, {**os.environ, **QUIET, "MLFLOW_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
+    )
 
 
 def verb_data(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -482,7 +597,9 @@ def verb_data(arguments: argparse.Namespace, settings: Settings) -> int:
             faults += [f"data {images.name}: {line}" for line in str(error).splitlines()]
             continue
         val = "" if loaded.val is None else f", {len(loaded.val)} val"
-        _say(f"{images.name}: {len(loaded.train)} train{val}, {len(loaded.test)} test, {loaded.info.classes} classes, {loaded.info.size} px")
+        _say(
+            f"{images.name}: {len(loaded.train)} train{val}, {len(loaded.test)} test, {loaded.info.classes} classes, {loaded.info.size} px"
+        )
     if faults:
         raise SetupError(*faults)
     return 0

@@ -77,7 +77,9 @@ def start(settings: Settings) -> Cluster:
                 ray.init(include_dashboard=False, num_cpus=os.cpu_count(), **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         place = settings.ray_address or "this machine"
-        raise SetupError(f"no Ray cluster at {place}: {str(error).splitlines()[0]}; check RAY_ADDRESS, or unset it to start Ray here") from error
+        raise SetupError(
+            f"no Ray cluster at {place}: {str(error).splitlines()[0]}; check RAY_ADDRESS, or unset it to start Ray here"
+        ) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     have = ray.cluster_resources()
     return Cluster(have.get("CPU", 0.0), have.get("GPU", 0.0))

@@ -53,6 +53,7 @@ class Watch:
         self.queue, self.state_root, self.at_once = queue, state_root, at_once
         self.console = Console(file=sys.stdout)
         self.seen: dict[str, Seen] = {}
+        self.expected = queue.expected()
         self.began = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
@@ -78,6 +79,7 @@ class Watch:
         self._update(announce=True)
 
     def _update(self, *, announce: bool) -> None:
+        self.expected = self.queue.expected()
         for digest, trial in list(self.queue.trials.items()):
             total = 1 if trial.kind == "evaluate" else trial.protocol.epochs
             entry = self.seen.setdefault(digest, Seen(self.queue.names[digest], total))
@@ -98,19 +100,26 @@ class Watch:
 
     def _say(self, entry: Seen) -> None:
         accuracy = "" if entry.acc1 is None else f" test Acc@1 {entry.acc1:.2f} %"
-        word = {State.PARTIAL: "started", State.DONE: "done", State.FAILED: "FAILED", State.STOPPED: "stopped"}.get(entry.state, entry.state.value)
+        word = {State.PARTIAL: "started", State.DONE: "done", State.FAILED: "FAILED", State.STOPPED: "stopped"}.get(
+            entry.state, entry.state.value
+        )
         done = sum(each.state is State.DONE for each in self.seen.values())
-        sys.stdout.write(f"[{done}/{len(self.seen)}] {word}: {entry.name}{accuracy}{self._eta_text()}\n")
+        sys.stdout.write(f"[{done}/{self.expected}] {word}: {entry.name}{accuracy}{self._eta_text()}\n")
         sys.stdout.flush()
 
     def eta_s(self) -> float | None:
         """Seconds to the end, from the pace of this launch; None before the first epoch."""
-        ran = [(e.epochs - e.first, time.monotonic() - e.started_at) for e in self.seen.values() if e.started_at and e.epochs > e.first]
+        ran = [
+            (e.epochs - e.first, time.monotonic() - e.started_at)
+            for e in self.seen.values()
+            if e.started_at and e.epochs > e.first
+        ]
         epochs = sum(n for n, _ in ran)
         if not epochs:
             return None
         elapsed = time.monotonic() - min(e.started_at for e in self.seen.values() if e.started_at)
         left = sum(max(e.total - e.epochs, 0) for e in self.seen.values() if e.state in (State.NEW, State.PARTIAL))
+        left += (self.expected - len(self.seen)) * max((e.total for e in self.seen.values()), default=0)
         return left * elapsed / epochs
 
     def _eta_text(self) -> str:
@@ -119,10 +128,13 @@ class Watch:
 
     def _table(self) -> Group:
         states = [entry.state for entry in self.seen.values()]
-        best = max((e.acc1 for e in self.seen.values() if e.acc1 is not None and not e.name.startswith("teacher")), default=None)
+        best = max(
+            (e.acc1 for e in self.seen.values() if e.acc1 is not None and not e.name.startswith("teacher")),
+            default=None,
+        )
         eta = self.eta_s()
         head = Text(
-            f"{sum(s is State.DONE for s in states)}/{len(states)} done"
+            f"{sum(s is State.DONE for s in states)}/{self.expected} done"
             + (f", {sum(s is State.FAILED for s in states)} failed" if State.FAILED in states else "")
             + (f" | best Acc@1 so far {best:.2f} %" if best is not None else "")
             + f" | {_span(time.monotonic() - self.began)} elapsed"
@@ -137,7 +149,9 @@ class Watch:
         for digest in sorted(self.queue.running, key=lambda d: self.queue.names[d]):
             entry = self.seen.get(digest)
             if entry is not None:
-                table.add_row(entry.name, f"{entry.epochs}/{entry.total}", "" if entry.acc1 is None else f"{entry.acc1:.2f}")
+                table.add_row(
+                    entry.name, f"{entry.epochs}/{entry.total}", "" if entry.acc1 is None else f"{entry.acc1:.2f}"
+                )
         return Group(head, table)
 
 

@@ -74,7 +74,12 @@ class Plan:
         for entry in self.entries:
             digests.setdefault(entry.cell.name, {})[str(entry.seed)] = entry.digest
         cells = [
-            {"labels": dict(cell.labels), "status": cell.status, "reason": cell.reason, "trials": digests.get(cell.name, {})}
+            {
+                "labels": dict(cell.labels),
+                "status": cell.status,
+                "reason": cell.reason,
+                "trials": digests.get(cell.name, {}),
+            }
             for cell in self.experiment.cells
         ]
         scale = {"comparable": not self.mapped, "note": "; ".join([*self.mapped, *self.notes])}
@@ -138,12 +143,18 @@ def states(state_root: Path, digests: Iterable[str]) -> dict[str, State]:
     try:
         return {digest: read_status(state_root, digest).state for digest in digests}
     except OSError as error:
-        raise SetupError(f"the state root {state_root} cannot be read: {error.strerror}; set SWEEPS_STATE to a folder of yours") from error
+        raise SetupError(
+            f"the state root {state_root} cannot be read: {error.strerror}; set SWEEPS_STATE to a folder of yours"
+        ) from error
 
 
 def short_name(experiment: Experiment, cell: Cell) -> str:
     """The cell's name without axes that have one value here, so that a run list stays readable."""
-    labels = {axis: label for axis, label in cell.labels.items() if len({other.labels[axis] for other in experiment.cells}) > 1}
+    labels = {
+        axis: label
+        for axis, label in cell.labels.items()
+        if len({other.labels[axis] for other in experiment.cells}) > 1
+    }
     return " ".join(f"{axis}={label}" for axis, label in labels.items()) or cell.name
 
 
@@ -158,7 +169,11 @@ def counts(plans: Iterable[Plan]) -> Counter[State]:
 def summary(plans: Sequence[Plan]) -> str:
     """One line: `10 trials: 3 done, 1 partial, 6 new`."""
     by_state = counts(plans)
-    parts = [f"{by_state[state]} {state.value}" for state in (State.DONE, State.PARTIAL, State.STOPPED, State.FAILED, State.NEW) if by_state[state]]
+    parts = [
+        f"{by_state[state]} {state.value}"
+        for state in (State.DONE, State.PARTIAL, State.STOPPED, State.FAILED, State.NEW)
+        if by_state[state]
+    ]
     return f"{sum(by_state.values())} trials: {', '.join(parts) or 'none'}"
 
 
@@ -217,7 +232,15 @@ def price(plans: Sequence[Plan], state_root: Path) -> Price:
 
 def _cost_key(trial: Trial) -> str:
     teacher = None if trial.teacher is None else trial.teacher.network
-    parts = [trial.kind, trial.method, trial.student, teacher, trial.data.model_dump(mode="json"), trial.protocol.digest_fields(), trial.precision]
+    parts = [
+        trial.kind,
+        trial.method,
+        trial.student,
+        teacher,
+        trial.data.model_dump(mode="json"),
+        trial.protocol.digest_fields(),
+        trial.precision,
+    ]
     return json.dumps(parts, sort_keys=True)
 
 

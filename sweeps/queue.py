@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from sweeps.plan import Plan
-from sweeps.search import CellStudy
+from sweeps.search import CellStudy, Suggestion
 from trainers.attempts import State, read_status
 from trainers.config import Trial
 
@@ -26,7 +25,6 @@ class Queue:
         plans: what to run.
         studies: searches beside the grids.
         retry_failed: run trials again that are failed on disk.
-        on_new: called with plan, digest, trial and name when a search adds a trial.
     """
 
     def __init__(
@@ -36,11 +34,9 @@ class Queue:
         state_root: Path,
         *,
         retry_failed: bool = False,
-        on_new: Callable[[Plan, str, Trial, str], None] | None = None,
     ) -> None:
         self.plans, self.studies, self.state_root = plans, studies, state_root
         self._lock = threading.RLock()
-        self._on_new = on_new
         self.trials: dict[str, Trial] = {}
         self.names: dict[str, str] = {}
         self.owner: dict[str, Plan] = {}
@@ -56,8 +52,8 @@ class Queue:
                 self._add(plan, digest, trial, plan.names[digest])
         for study in studies:
             study.tell()
-            for suggestion in study.open.values():
-                self._add_suggestion(study, suggestion.number, suggestion.params, suggestion.trials)
+            for suggestion in sorted(study.suggestions(), key=lambda each: each.number not in study.open):
+                self._add_suggestion(study, suggestion)
 
     def next(self) -> str | None:
         """Digest of a trial that can start now, or None while none is ready."""
@@ -67,17 +63,27 @@ class Queue:
             digest = self._ready()
             if digest is None:
                 for study in self.studies:
-                    if any(d in self.waiting or d in self.blocked for each in study.open.values() for d in each.digests.values()):
+                    if any(
+                        d in self.waiting or d in self.blocked
+                        for each in study.open.values()
+                        for d in each.digests.values()
+                    ):
                         continue  # to ask now would be to ask without the values that are still to come
                     suggestion = study.ask()
                     if suggestion is not None:
-                        self._add_suggestion(study, suggestion.number, suggestion.params, suggestion.trials)
+                        self._add_suggestion(study, suggestion)
                         study.tell()  # it may be a trial that is already known
                         return self.next()
             if digest is not None:
                 self.waiting.remove(digest)
                 self.running.add(digest)
             return digest
+
+    def expected(self) -> int:
+        """Trials of this launch, those that searches have yet to suggest included."""
+        with self._lock:
+            to_come = [(study.total - len(study.asked())) * len(study.plan.seeds) for study in self.studies]
+            return len(self.trials) + sum(max(number, 0) for number in to_come)
 
     def finished(self) -> bool:
         """Whether nothing runs and nothing can become ready any more."""
@@ -89,7 +95,9 @@ class Queue:
         digests = [list(suggestion.digests.values()) for suggestion in study.open.values()]
         if any(digest in self.blocked for trials in digests for digest in trials):
             return True
-        return len(study.asked()) >= study.total and all(any(digest in self.failed for digest in trials) for trials in digests)
+        return len(study.asked()) >= study.total and all(
+            any(digest in self.failed for digest in trials) for trials in digests
+        )
 
     def release(self, digest: str, outcome: str, cause: str = "") -> None:
         """Takes a trial back from its worker.
@@ -110,7 +118,13 @@ class Queue:
                 if self._crashes[digest] > MACHINE_RETRIES:
                     self._fail(digest, f"its worker died {self._crashes[digest]} times: {cause}")
                 else:
-                    logger.warning("worker of %s died (%d of %d retries): %s", self.names[digest], self._crashes[digest], MACHINE_RETRIES, cause)
+                    logger.warning(
+                        "worker of %s died (%d of %d retries): %s",
+                        self.names[digest],
+                        self._crashes[digest],
+                        MACHINE_RETRIES,
+                        cause,
+                    )
                     self.waiting.insert(0, digest)
             elif outcome in ("busy", "fenced"):
                 self._not_before[digest] = time.monotonic() + BUSY_WAIT_S
@@ -129,31 +143,36 @@ class Queue:
                     return True
             return False
 
-    def _add(self, plan: Plan, digest: str, trial: Trial, name: str) -> None:
+    def _add(self, plan: Plan, digest: str, trial: Trial, name: str, *, wanted: bool = True) -> None:
+        """Takes a trial in; one that is not wanted (an earlier launch's suggestion) is only shown and mirrored."""
         if digest in self.trials:
             return
         self.trials[digest], self.names[digest], self.owner[digest] = trial, name, plan
         state = read_status(self.state_root, digest).state
         if state is State.FAILED and not self._retry_failed:
             self.failed[digest] = "failed earlier"
-        elif state is not State.DONE:
+        elif state is not State.DONE and wanted:
             self.waiting.append(digest)
 
-    def _add_suggestion(self, study: CellStudy, number: int, params: dict[str, object], trials: dict[int, Trial]) -> None:
+    def _add_suggestion(self, study: CellStudy, suggestion: Suggestion) -> None:
         from sweeps.plan import short_name
 
-        values = " ".join(f"{path.rsplit('.', 1)[-1]}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in params.items())
+        values = " ".join(
+            f"{path.rsplit('.', 1)[-1]}={value:.3g}" if isinstance(value, float) else f"{path}={value}"
+            for path, value in suggestion.params.items()
+        )
         cell = short_name(study.plan.experiment, study.cell)
-        for seed, trial in trials.items():
-            for digest, each, name in _with_upstream(trial, f"#{number} {'' if cell == 'all' else cell + ' '}{values} seed={seed}"):
-                known = digest in self.trials
-                if read_status(self.state_root, digest).state is State.STOPPED:
+        for seed, trial in suggestion.trials.items():
+            for digest, each, name in _with_upstream(
+                trial, f"#{suggestion.number} {'' if cell == 'all' else cell + ' '}{values} seed={seed}"
+            ):
+                state = read_status(self.state_root, digest).state
+                wanted = suggestion.number in study.open and state is not State.STOPPED
+                if not wanted and state is State.NEW:
                     continue
-                self._add(study.plan, digest, each, name)
+                self._add(study.plan, digest, each, name, wanted=wanted)
                 study.plan.trials.setdefault(digest, each)
                 study.plan.names.setdefault(digest, name)
-                if not known and self._on_new is not None:
-                    self._on_new(study.plan, digest, each, name)
 
     def _ready(self) -> str | None:
         now = time.monotonic()

@@ -57,7 +57,12 @@ class _Builder:
 
 
 def resolve(
-    experiment: Experiment, profile: Profile, cell: Cell, seed: int, data_root: Path, extra: Mapping[str, Any] | None = None
+    experiment: Experiment,
+    profile: Profile,
+    cell: Cell,
+    seed: int,
+    data_root: Path,
+    extra: Mapping[str, Any] | None = None,
 ) -> tuple[Trial, Scaling]:
     """The trial of one cell and seed.
 
@@ -73,7 +78,9 @@ def resolve(
     ruled = spec.apply_rules(profile.when, cell.labels, settings)
     for key in sorted(swept):
         if key in settings and ruled.get(key) != settings[key]:
-            builder.faults.append(f"{profile.place}: when.set: {key!r} is swept by {experiment.name}; a profile keeps all swept values")
+            builder.faults.append(
+                f"{profile.place}: when.set: {key!r} is swept by {experiment.name}; a profile keeps all swept values"
+            )
     from_profile = {key for key in ruled if ruled[key] != settings.get(key)}
     trial = _cell_trial(builder, ruled, from_profile, seed)
     if builder.faults or trial is None:
@@ -89,8 +96,13 @@ def _cell_trial(builder: _Builder, settings: dict[str, Any], from_profile: set[s
     allowed = ("teacher", "teacher_protocol.name", "teacher_protocol", "teacher_seed")
     for key in measure:
         if key not in allowed:
-            builder.faults.append(f"{builder.place}: evaluate: {spec.unknown('key', key, ['teacher', 'teacher_protocol', 'teacher_seed'])}")
-    reference = {**settings, **{("teacher_protocol.name" if key == "teacher_protocol" else key): value for key, value in measure.items()}}
+            builder.faults.append(
+                f"{builder.place}: evaluate: {spec.unknown('key', key, ['teacher', 'teacher_protocol', 'teacher_seed'])}"
+            )
+    reference = {
+        **settings,
+        **{("teacher_protocol.name" if key == "teacher_protocol" else key): value for key, value in measure.items()},
+    }
     teacher = _teacher(builder, reference)
     if trained is None or teacher is None:
         return None
@@ -124,11 +136,15 @@ def _trained(builder: _Builder, settings: dict[str, Any], from_profile: set[str]
     teacher = _teacher(builder, settings) if module is not None and module.NEEDS_TEACHER else None
     precision = settings.get("precision", "fp32")
     if precision not in ("fp32", "bf16"):
-        builder.faults.append(f"{builder.place}: precision: {spec.unknown('precision', str(precision), ['fp32', 'bf16'])}")
+        builder.faults.append(
+            f"{builder.place}: precision: {spec.unknown('precision', str(precision), ['fp32', 'bf16'])}"
+        )
     if builder.faults or module is None or hparams is None or images is None or protocol is None or student is None:
         return None
     if module.KIND == "datafree" and protocol.updates_per_epoch is None:
-        builder.faults.append(f"{builder.place}: protocol {protocol.name!r} has no updates_per_epoch, which the data-free method {method!r} needs")
+        builder.faults.append(
+            f"{builder.place}: protocol {protocol.name!r} has no updates_per_epoch, which the data-free method {method!r} needs"
+        )
         return None
     return Trial(
         kind=module.KIND,
@@ -183,7 +199,9 @@ def _hparams(
     elif preset is not None:
         known = methods.presets(method)
         if preset not in known:
-            builder.faults.append(f"{builder.place}: preset: {spec.unknown(f'preset of method {method}', str(preset), sorted(known))}")
+            builder.faults.append(
+                f"{builder.place}: preset: {spec.unknown(f'preset of method {method}', str(preset), sorted(known))}"
+            )
         values |= known.get(preset, {})
     values |= {key.removeprefix("hparams."): value for key, value in settings.items() if key.startswith("hparams.")}
     config = _model(builder, config_type, values, "hparams", f"hyper-parameter of method {method}")
@@ -218,7 +236,9 @@ def _share(paper: Protocol, protocol: Protocol, mark: Scaled) -> str:
 
 
 def _mark(info: FieldInfo) -> Scaled | None:
-    inner = [mark for part in get_args(info.annotation) for mark in getattr(part, "__metadata__", ())]  # tuple[Epochs, ...]
+    inner = [
+        mark for part in get_args(info.annotation) for mark in getattr(part, "__metadata__", ())
+    ]  # tuple[Epochs, ...]
     return next((mark for mark in (*info.metadata, *inner) if isinstance(mark, Scaled)), None)
 
 
@@ -233,7 +253,9 @@ def _protocol(builder: _Builder, settings: dict[str, Any], key: str) -> tuple[Pr
     except ConfigError as error:
         builder.faults += [f"{builder.place}: {key}: {fault}" for fault in error.faults]
         return None, None
-    fields = {k.removeprefix(f"{key}."): v for k, v in settings.items() if k.startswith(f"{key}.") and not k.endswith(".name")}
+    fields = {
+        k.removeprefix(f"{key}."): v for k, v in settings.items() if k.startswith(f"{key}.") and not k.endswith(".name")
+    }
     paper_set = _model(builder, Protocol, {**paper.model_dump(), **fields}, key, "field of a protocol")
     target = builder.profile.protocols.get(name)
     if paper_set is None or target is None:
@@ -246,7 +268,11 @@ def _protocol(builder: _Builder, settings: dict[str, Any], key: str) -> tuple[Pr
     builder.mapped.append(f"{key} {name} -> {target}")
     ratio = recipe.epochs / paper.epochs
     recorded = {field: _scaled_epochs(getattr(paper_set, field), ratio, recipe.epochs) for field in RECORDED}
-    own = {k: (_scaled_epochs(v, ratio, recipe.epochs) if _mark(Protocol.model_fields[k]) else v) for k, v in fields.items() if k not in recorded}
+    own = {
+        k: (_scaled_epochs(v, ratio, recipe.epochs) if _mark(Protocol.model_fields[k]) else v)
+        for k, v in fields.items()
+        if k not in recorded
+    }
     return paper, _model(builder, Protocol, {**recipe.model_dump(), **recorded, **own}, key, "field of a protocol")
 
 
@@ -318,7 +344,9 @@ def _text(builder: _Builder, settings: dict[str, Any], key: str) -> str:
 def _model(builder: _Builder, kind: type[Model], values: Mapping[str, Any], where: str, noun: str) -> Model | None:
     """Strict validation from JSON types: text is never turned into a number."""
     try:
-        return kind.model_validate_json(json.dumps(values, default=str), strict=True)  # str: TOML's dates are never allowed
+        return kind.model_validate_json(
+            json.dumps(values, default=str), strict=True
+        )  # str: TOML's dates are never allowed
     except ValidationError as error:
         for detail in error.errors():
             name = ".".join(str(part) for part in detail["loc"])
@@ -365,7 +393,11 @@ def cell_faults(experiment: Experiment, profile: Profile, data_root: Path) -> li
     result = []
     for fault, cells in concerned.items():
         unique = list(dict.fromkeys(cells))
-        where = "" if len(unique) == total else f" [cell {unique[0]}{f' and {len(unique) - 1} more' if len(unique) > 1 else ''}]"
+        where = (
+            ""
+            if len(unique) == total
+            else f" [cell {unique[0]}{f' and {len(unique) - 1} more' if len(unique) > 1 else ''}]"
+        )
         result.append(fault + where)
     return result
 
@@ -375,9 +407,9 @@ MOST_CORNERS = 1024
 
 def corners(space: Sequence[spec.Range]) -> list[dict[str, Any]]:
     """Every combination of lowest and highest values (and of all choices): where all are valid, so is what lies between."""
-    ends = [
-        dimension.choices or tuple(int(end) if dimension.integer and end is not None else end for end in (dimension.low, dimension.high))
-        for dimension in space
-    ]
+    ends: list[tuple[Any, ...]] = []
+    for dimension in space:
+        bounds = [end for end in (dimension.low, dimension.high) if end is not None]
+        ends.append(dimension.choices or tuple(int(end) if dimension.integer else end for end in bounds))
     points = itertools.islice(itertools.product(*ends), MOST_CORNERS)
     return [dict(zip((dimension.path for dimension in space), point, strict=True)) for point in points]

@@ -39,11 +39,13 @@ def open_storage(settings: Settings) -> BaseStorage:
     try:
         if settings.study_url is not None:
             return RDBStorage(settings.study_url)
-        (settings.state / "studies").mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(settings.state / "studies" / "journal.log")))
+        journal_path(settings.state).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(journal_path(settings.state))))
     except Exception as error:  # every database driver has exceptions of its own
         place = shown(settings.study_url or str(settings.state))
-        raise SetupError(f"the study storage {place} cannot be opened: {str(error).splitlines()[0]}; check SWEEPS_STUDY_URL") from error
+        raise SetupError(
+            f"the study storage {place} cannot be opened: {str(error).splitlines()[0]}; check SWEEPS_STUDY_URL"
+        ) from error
 
 
 @dataclass
@@ -92,6 +94,10 @@ class CellStudy:
         """Suggestions that were made whole, in order."""
         return [t for t in self.study.get_trials(deepcopy=False) if set(t.params) == set(self.distributions)]
 
+    def suggestions(self) -> list[Suggestion]:
+        """Suggestions that were made whole, in order, with their trials."""
+        return [self._suggestion(frozen) for frozen in self.asked()]
+
     def ask(self) -> Suggestion | None:
         """The next point, or None when the wanted number was suggested."""
         number = len(self.asked())
@@ -136,7 +142,9 @@ class CellStudy:
     def _suggestion(self, frozen: FrozenTrial) -> Suggestion:
         trials = {}
         for seed in self.plan.seeds:
-            trial, _ = resolve.resolve(self.plan.experiment, self.plan.profile, self.cell, seed, self.settings.data, frozen.params)
+            trial, _ = resolve.resolve(
+                self.plan.experiment, self.plan.profile, self.cell, seed, self.settings.data, frozen.params
+            )
             trials[seed] = trial
         return Suggestion(frozen.number, dict(frozen.params), trials)
 
@@ -160,8 +168,7 @@ class CellStudy:
             TrialState.WAITING: "running",
         }
         rows = []
-        for frozen in self.asked():
-            suggestion = self._suggestion(frozen)
+        for frozen, suggestion in zip(self.asked(), self.suggestions(), strict=True):
             rows.append(
                 {
                     "number": frozen.number,
@@ -178,7 +185,11 @@ class CellStudy:
         values = {t.value for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
         if len(values) < 4:
             return {}
-        return {name: float(value) for name, value in optuna.importance.get_param_importances(self.study).items() if math.isfinite(value)}
+        return {
+            name: float(value)
+            for name, value in optuna.importance.get_param_importances(self.study).items()
+            if math.isfinite(value)
+        }
 
 
 def fold(statuses: list[Status], metric: str) -> float:
@@ -201,7 +212,12 @@ def study_name(plan: Plan, cell: Cell) -> str:
     search = plan.experiment.file.search
     assert search is not None
     settings = {key: value for key, value in cell.settings.items()}
-    meaning = [search.model_dump(mode="json", exclude={"trials"}), settings, plan.profile.model_dump(mode="json"), list(plan.seeds)]
+    meaning = [
+        search.model_dump(mode="json", exclude={"trials"}),
+        settings,
+        plan.profile.model_dump(mode="json"),
+        list(plan.seeds),
+    ]
     mark = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:10]
     return f"{plan.experiment.name} [{plan.profile.name}] {cell.name} {mark}"
 
@@ -227,7 +243,9 @@ def _pruner(search: Search) -> optuna.pruners.BasePruner:
     if search.pruner == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=search.prune_from_epoch, reduction_factor=3)
     if search.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=search.prune_from_epoch)
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=search.startup_trials, n_warmup_steps=search.prune_from_epoch
+        )
     return optuna.pruners.NopPruner()
 
 
@@ -237,7 +255,11 @@ def studies_of(plan: Plan, settings: Settings, total: int | None) -> list[CellSt
     if search is None:
         return []
     storage = open_storage(settings)
-    return [CellStudy(plan, cell, storage, settings, total or search.trials) for cell in plan.selected if cell.status == "run"]
+    return [
+        CellStudy(plan, cell, storage, settings, total or search.trials)
+        for cell in plan.selected
+        if cell.status == "run"
+    ]
 
 
 def as_json(studies: list[CellStudy]) -> dict[str, Any]:
@@ -253,5 +275,10 @@ def as_json(studies: list[CellStudy]) -> dict[str, Any]:
 
 
 def journal_path(state: Path) -> Path:
-    """The default storage, for messages."""
+    """The default storage."""
     return state / "studies" / "journal.log"
+
+
+def exists(settings: Settings) -> bool:
+    """Whether there may be studies to read; a database is taken to be there."""
+    return settings.study_url is not None or journal_path(settings.state).exists()

@@ -272,7 +272,9 @@ class Experiment:
             if self.file.teacher_protocol is not None:
                 settings.setdefault("teacher_protocol.name", self.file.teacher_protocol)
             for axis, value in zip(self.file.axes, combination, strict=True):
-                swept = {} if axis.path is None or value.value is None else {axis.path: value.value}  # None: a fault, told elsewhere
+                swept = (
+                    {} if axis.path is None or value.value is None else {axis.path: value.value}
+                )  # None: a fault, told elsewhere
                 settings |= swept if axis.path else flatten(value.settings)
             settings = apply_rules(self.file.when, labels, settings)
             for status, rules in (("absent", self.file.absent), ("reported", self.file.reported)):
@@ -293,10 +295,14 @@ class Experiment:
         for axis_name, labels in only.items():
             axis = next((axis for axis in self.file.axes if axis.name == axis_name), None)
             if axis is None:
-                faults.append(f"{self.name}: --only {axis_name}: {unknown('axis', axis_name, [a.name for a in self.file.axes])}")
+                faults.append(
+                    f"{self.name}: --only {axis_name}: {unknown('axis', axis_name, [a.name for a in self.file.axes])}"
+                )
                 continue
             known = [value.label for value in axis.values if value.label in self.kept.get(axis_name, [value.label])]
-            faults += [f"{self.name}: --only {axis_name}={x}: {unknown('label', x, known)}" for x in labels if x not in known]
+            faults += [
+                f"{self.name}: --only {axis_name}={x}: {unknown('label', x, known)}" for x in labels if x not in known
+            ]
         if faults:
             raise SpecError(*faults)
         return tuple(c for c in self.cells if all(c.labels[a] in labels for a, labels in only.items()))
@@ -400,7 +406,9 @@ def load_profile(name: str) -> Profile:
     """
     path = Path(name) if name.endswith(".toml") else package_folder("profiles") / f"{name}.toml"
     if not path.is_file():
-        raise SpecError(not_a_file(path, "profile") if name.endswith(".toml") else unknown("profile", name, profile_names()))
+        raise SpecError(
+            not_a_file(path, "profile") if name.endswith(".toml") else unknown("profile", name, profile_names())
+        )
     place = name if name.endswith(".toml") else f"profiles/{name}.toml"
     raw = read_toml(path, place)
     model, faults = validate(Profile, raw, place)
@@ -614,7 +622,9 @@ def axis_faults(axis: Axis, place: str) -> list[str]:
         faults.append(f"{place}: label {label!r} occurs {labels.count(label)} times; labels must differ")
     valued = [repr(value.label) for value in axis.values if value.value is not None]
     if valued and axis.path is None:
-        faults.append(f"{place}: label {', '.join(valued)}: has a value but the axis has no path; add path = \"hparams.<field>\"")
+        faults.append(
+            f'{place}: label {", ".join(valued)}: has a value but the axis has no path; add path = "hparams.<field>"'
+        )
     for value in axis.values:
         where = f"{place}: label {value.label!r}"
         extra = flatten(value.settings)
@@ -664,7 +674,11 @@ def report_faults(file: ExperimentFile, place: str) -> list[str]:
         if name is not None and name not in names and not (file.search and field == "rows")
     ]
     shown = (report.rows, report.columns, report.panels)
-    faults += [f"{place}: report: axis {name!r} is shown nowhere; name it in rows, columns or panels" for name in names if name not in shown]
+    faults += [
+        f"{place}: report: axis {name!r} is shown nowhere; name it in rows, columns or panels"
+        for name in names
+        if name not in shown
+    ]
     for name in report.reference.axes if report.reference else ():
         if name not in names:
             faults.append(f"{place}: report.reference.axes: {unknown('axis', name, names)}")
@@ -682,7 +696,9 @@ def keep_faults(file: ExperimentFile, kept: Mapping[str, Sequence[str]], place: 
         if axis.path is not None:
             faults.append(f"{place}: axis {name!r} sweeps {axis.path!r}; a profile keeps all swept values")
         known = [value.label for value in axis.values]
-        faults += [f"{place}: {unknown(f'label of axis {name}', label, known)}" for label in labels if label not in known]
+        faults += [
+            f"{place}: {unknown(f'label of axis {name}', label, known)}" for label in labels if label not in known
+        ]
         if not labels:
             faults.append(f"{place}: axis {name!r}: keeps no label; needs at least one")
     return faults

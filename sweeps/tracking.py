@@ -84,10 +84,14 @@ def client(settings: Settings) -> MlflowClient:
             remedy = "upgrade it with `mlflow db upgrade <uri>` after a backup, or point MLFLOW_TRACKING_URI to another store"
         else:
             remedy = "check MLFLOW_TRACKING_URI and the login"
-        raise SetupError(f"the MLflow store {shown(settings.tracking_uri)} cannot be used: {first}; {remedy}") from error
+        raise SetupError(
+            f"the MLflow store {shown(settings.tracking_uri)} cannot be used: {first}; {remedy}"
+        ) from error
     except Exception as error:  # a database driver's own
         first = str(error).strip().splitlines()[0].replace(settings.tracking_uri, shown(settings.tracking_uri))
-        raise SetupError(f"the MLflow store {shown(settings.tracking_uri)} cannot be opened: {first}; check MLFLOW_TRACKING_URI") from error
+        raise SetupError(
+            f"the MLflow store {shown(settings.tracking_uri)} cannot be opened: {first}; check MLFLOW_TRACKING_URI"
+        ) from error
     return found
 
 
@@ -110,7 +114,10 @@ def _make_sqlite(database: Path) -> None:
 def links(found: MlflowClient, address: str) -> list[str]:
     """One line for each paper and profile in the store: its name and the page of its runs."""
     experiments = [each for each in found.search_experiments() if f"mlflow.sharedViewState.{VIEW}" in each.tags]
-    return [f"{each.name}: {address}/#/experiments/{each.experiment_id}/runs?viewStateShareKey={VIEW}" for each in experiments]
+    return [
+        f"{each.name}: {address}/#/experiments/{each.experiment_id}/runs?viewStateShareKey={VIEW}"
+        for each in experiments
+    ]
 
 
 @contextmanager
@@ -138,10 +145,20 @@ class Mirror:
         if key not in self._parents:
             with locked(self.settings.state / ".parents.lock"):
                 experiment_id = self._experiment(f"{plan.experiment.file.paper}-{plan.profile.name}")
-                wanted = {"sweeps.role": "parent", "sweeps.experiment": plan.experiment.name, "sweeps.profile": plan.profile.name}
+                wanted = {
+                    "sweeps.role": "parent",
+                    "sweeps.experiment": plan.experiment.name,
+                    "sweeps.profile": plan.profile.name,
+                }
                 query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
-                found = self.client.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
-                run = found[0] if found else self._create(experiment_id, plan.experiment.name.split("/")[-1], wanted | self._tags)
+                found = self.client.search_runs(
+                    [experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"]
+                )
+                run = (
+                    found[0]
+                    if found
+                    else self._create(experiment_id, plan.experiment.name.split("/")[-1], wanted | self._tags)
+                )
             self._parents[key] = (experiment_id, run.info.run_id)
         return self._parents[key]
 
@@ -153,8 +170,12 @@ class Mirror:
         if search is not None:
             self.client.log_text(run_id, json.dumps(search, indent=1), "search.json")
         links = {name: self._record(digest).get("run_id", "") for digest, name in plan.names.items()}
-        self.client.log_text(run_id, json.dumps({name: run for name, run in links.items() if run}, indent=1), "runs.json")
-        self.client.set_tag(run_id, "mlflow.note.content", f"{plan.experiment.file.title}\n\n{plan.experiment.file.source}")
+        self.client.log_text(
+            run_id, json.dumps({name: run for name, run in links.items() if run}, indent=1), "runs.json"
+        )
+        self.client.set_tag(
+            run_id, "mlflow.note.content", f"{plan.experiment.file.title}\n\n{plan.experiment.file.source}"
+        )
 
     def close_parent(self, plan: Plan, complete: bool) -> None:
         """Ends the parent run: FINISHED when no cell is missing, else FAILED."""
@@ -181,13 +202,17 @@ class Mirror:
         if status.state is State.NEW:
             return
         record = self._record(tracked.digest)
-        if record.get("state") == status.state.value and status.state is not State.PARTIAL and record.get("attempt") == status.number:
+        if (
+            record.get("state") == status.state.value
+            and status.state is not State.PARTIAL
+            and record.get("attempt") == status.number
+        ):
             return
         with locked(trial_folder(self.settings.state, tracked.digest) / ".mlflow.lock"):
             record = self._record(tracked.digest)
             rows = attempts.rows(status)
             origin = int(rows[0]["timestamp_ms"]) if rows else None
-            if record.get("run_id") and record.get("epochs") and origin is not None and record.get("origin") != origin:
+            if record.get("run_id") and record.get("epochs") and record.get("origin") != origin:
                 self._supersede(record["run_id"])  # started over: its old rows would be doubled
                 record = {}
             if not record.get("run_id"):
@@ -203,8 +228,18 @@ class Mirror:
         identity = attempts.record_id(self.settings.state, tracked.digest)
         query = f"tags.`sweeps.digest` = '{tracked.digest}' and tags.`sweeps.record` = '{identity}'"
         found = self.client.search_runs(experiments, query, max_results=1)
-        if found:
-            return {"run_id": found[0].info.run_id}
+        run = found[0] if found else self._create_trial(tracked, identity, start_ms)
+        from mlflow.entities import Param
+
+        # before the record: what has a record is whole, and to log the same parameters again changes nothing
+        self.client.log_batch(
+            run.info.run_id, params=[Param(key, value) for key, value in params(tracked.trial).items()]
+        )
+        record = {"run_id": run.info.run_id}
+        self._write(tracked.digest, record)
+        return record
+
+    def _create_trial(self, tracked: Tracked, identity: str, start_ms: int | None) -> Run:
         experiment_id, parent_id = self.parent(tracked.plan)
         tags = {
             "sweeps.role": "trial",
@@ -217,13 +252,7 @@ class Mirror:
             "mlflow.parentRunId": parent_id,
             **self._tags,
         }
-        run = self._create(experiment_id, tracked.name, tags, start_ms)
-        record = {"run_id": run.info.run_id}
-        self._write(tracked.digest, record)
-        from mlflow.entities import Param
-
-        self.client.log_batch(run.info.run_id, params=[Param(key, value) for key, value in params(tracked.trial).items()])
-        return record
+        return self._create(experiment_id, tracked.name, tags, start_ms)
 
     def _rows(self, record: dict[str, Any], rows: list[dict[str, float]]) -> None:
         from mlflow.entities import Metric
@@ -243,12 +272,19 @@ class Mirror:
 
         run_id = record["run_id"]
         shown_state = "KILLED" if final and status.state is State.PARTIAL else RUN_STATUS[status.state]
-        if record.get("state") == status.state.value and record.get("status") == shown_state and record.get("attempt") == status.number:
+        if (
+            record.get("state") == status.state.value
+            and record.get("status") == shown_state
+            and record.get("attempt") == status.number
+        ):
             return
         end_ms = int(status.entry.get("timestamp_ms", 0)) or None
         metrics = []
         if status.state is State.DONE:
-            metrics = [Metric(name, float(value), end_ms or 0, max(record["epochs"] - 1, 0)) for name, value in status.result.items()]
+            metrics = [
+                Metric(name, float(value), end_ms or 0, max(record["epochs"] - 1, 0))
+                for name, value in status.result.items()
+            ]
             metrics = [metric for metric in metrics if not metric.key.startswith("time/")]  # the rows hold them
             folder = trial_folder(self.settings.state, tracked.digest) / "artifacts"
             if folder.is_dir():
@@ -358,5 +394,8 @@ class Tracker:
             self.problem = None
         except Exception as error:  # whatever the store or the network raises: trials go on, the next round catches up
             if self.problem is None:
-                logger.warning("MLflow is away (%s); trials go on, `sweep sync` or the next run catches up", str(error).splitlines()[0][:200])
+                logger.warning(
+                    "MLflow is away (%s); trials go on, `sweep sync` or the next run catches up",
+                    str(error).splitlines()[0][:200],
+                )
             self.problem = str(error)

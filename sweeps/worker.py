@@ -49,7 +49,11 @@ class TrialRunner(tune.Trainable):
                 for _ in self._epochs:
                     pass
                 return {"done": True, "outcome": "done"}
-            return {"outcome": "running", "epoch": epoch.number, **{k: epoch.row[k] for k in self._watch if k in epoch.row}}
+            return {
+                "outcome": "running",
+                "epoch": epoch.number,
+                **{k: epoch.row[k] for k in self._watch if k in epoch.row},
+            }
         except Busy as error:
             return {"done": True, "outcome": "busy", "cause": str(error)}
         except Fenced as error:

@@ -45,14 +45,21 @@ def _run(site: Path, folder: Path, *arguments: str) -> str:
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from sweeps.cli import main; sys.exit(main())"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code, str(site), *arguments], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, "-P", "-c", code, str(site), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_an_installed_wheel_lists_every_experiment(site, foreign):
-    shipped = sorted(str(p.relative_to(ROOT / "sweeps/experiments").with_suffix("")) for p in (ROOT / "sweeps/experiments").rglob("*.toml"))
+    shipped = sorted(
+        str(p.relative_to(ROOT / "sweeps/experiments").with_suffix(""))
+        for p in (ROOT / "sweeps/experiments").rglob("*.toml")
+    )
     assert len(shipped) >= 6
     listed = json.loads(_run(site, foreign, "list", "--json"))
     assert sorted(row["experiment"] for row in listed) == shipped

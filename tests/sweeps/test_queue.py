@@ -1,0 +1,288 @@
+"""Which trial comes next, over real trial directories: dependencies, failures, retries, other launches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from sweeps import queue as queues
+from sweeps import search
+from sweeps.queue import MACHINE_RETRIES, Queue
+from trainers import attempts
+from trainers.attempts import State
+from trainers.config import Execution
+
+
+def names(queue: Queue, digests: Iterable[Any]) -> list[str]:
+    return [queue.names[digest] for digest in digests]
+
+
+def grid(place: Any, **options: Any) -> Queue:
+    """Cells A/2 and A/4 and their teacher."""
+    place.write()
+    return Queue([place.plan("grid.toml", pair="A")], [], place.state, **options)
+
+
+def drain(place: Any, queue: Queue, most: int = 50) -> list[str]:
+    """Runs everything, one after the other; names in the order of running."""
+    order = []
+    for _ in range(most):
+        digest = queue.next()
+        if digest is None:
+            break
+        order.append(queue.names[digest])
+        place.train(queue.trials[digest])
+        queue.release(digest, "done")
+    return order
+
+
+def test_a_trial_starts_when_its_teacher_is_done(place: Any) -> None:
+    queue = grid(place)
+    teacher = queue.next()
+    assert teacher is not None
+    assert queue.names[teacher] == "teacher resnet14 seed=0"
+    assert queue.next() is None
+    assert not queue.finished()
+    place.train(queue.trials[teacher])
+    queue.release(teacher, "done")
+    assert names(queue, [queue.next(), queue.next()]) == ["pair=A temperature=2 seed=0", "pair=A temperature=4 seed=0"]
+    assert queue.next() is None
+    assert not queue.finished()
+
+
+def test_everything_runs_once_and_then_it_is_finished(place: Any) -> None:
+    queue = grid(place)
+    assert len(drain(place, queue)) == 3
+    assert queue.finished()
+    assert queue.failed == {}
+    assert grid(place).finished()
+    assert grid(place).next() is None
+
+
+def test_a_trial_that_two_plans_need_runs_once(place: Any) -> None:
+    place.write()
+    queue = Queue([place.plan("grid.toml"), place.plan("grid.toml", pair="A")], [], place.state)
+    order = drain(place, queue)
+    assert len(order) == len(set(order)) == 6
+
+
+def test_a_stopped_or_partial_trial_of_a_grid_goes_on(place: Any) -> None:
+    place.write()
+    plan = place.plan("grid.toml", pair="A")
+    teacher, stopped, partial = plan.trials.values()
+    place.train(teacher)
+    place.train(stopped, (50.0,), end="stopped")
+    place.train(partial, (50.0,), end=None)
+    assert len(drain(place, Queue([place.plan("grid.toml", pair="A")], [], place.state))) == 2
+    status = attempts.read_status(place.state, stopped.digest())
+    assert status.state is State.DONE
+    assert len(attempts.rows(status)) == 3  # one before, two after: nothing lost, nothing doubled
+
+
+def test_a_failed_teacher_blocks_its_students_with_the_cause(place: Any) -> None:
+    queue = grid(place)
+    teacher = queue.next()
+    assert teacher is not None
+    place.train(queue.trials[teacher], end="failed", cause="loss is nan")
+    queue.release(teacher, "failed", "loss is nan")
+    assert queue.next() is None
+    assert queue.finished()
+    assert queue.failed[teacher] == "loss is nan"
+    assert sorted(names(queue, queue.blocked)) == ["pair=A temperature=2 seed=0", "pair=A temperature=4 seed=0"]
+    assert all("teacher resnet14 seed=0 failed" in cause for cause in queue.blocked.values())
+
+
+def test_failure_goes_down_the_whole_chain(place: Any) -> None:
+    queue = Queue(
+        [place.plan("cudfkd/fig8", "demo", **{"measured against": "clean teacher", "lambda_0": "2"})], [], place.state
+    )
+    while (digest := queue.next()) is not None:
+        noisy = queue.trials[digest].protocol.stop_at_acc1_pct is not None
+        place.train(queue.trials[digest], end="failed" if noisy else "done")
+        queue.release(digest, "failed" if noisy else "done")
+    assert queue.finished()
+    assert len(queue.blocked) == 2  # the student, and the evaluation that measures it
+
+
+def test_one_failed_student_leaves_the_others_alone(place: Any) -> None:
+    queue = grid(place)
+    teacher = queue.next()
+    assert teacher is not None
+    place.train(queue.trials[teacher])
+    queue.release(teacher, "done")
+    first = queue.next()
+    assert first is not None
+    place.train(queue.trials[first], end="failed")
+    queue.release(first, "failed", "broken")
+    assert drain(place, queue) == ["pair=A temperature=4 seed=0"]
+    assert queue.failed == {first: "broken"}
+
+
+def test_a_crashed_trial_is_tried_again_three_times_and_first(place: Any) -> None:
+    queue = grid(place)
+    (teacher,) = [digest for digest, name in queue.names.items() if name.startswith("teacher")]
+    for _ in range(1 + MACHINE_RETRIES):
+        assert not queue.finished()
+        digest = queue.next()
+        assert digest == teacher
+        queue.release(digest, "crashed", "killed by signal 9")
+    assert queue.next() is None
+    assert queue.finished()
+    assert "died 4 times: killed by signal 9" in queue.failed[teacher]
+    assert len(queue.blocked) == 2
+
+
+def test_a_crash_after_the_seal_is_no_crash(place: Any) -> None:
+    queue = grid(place)
+    digest = queue.next()
+    assert digest is not None
+    place.train(queue.trials[digest])
+    queue.release(digest, "crashed")
+    assert queue.failed == {}
+    assert len(drain(place, queue)) == 2
+
+
+def test_a_busy_trial_comes_back_after_a_while(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "BUSY_WAIT_S", 0.2)
+    queue = grid(place)
+    digest = queue.next()
+    assert digest is not None
+    queue.release(digest, "busy")
+    assert queue.next() is None
+    assert not queue.finished()
+    time.sleep(0.25)
+    assert queue.next() == digest
+
+
+def test_a_busy_trial_that_another_launch_finished_is_done(place: Any) -> None:
+    queue = grid(place)
+    digest = queue.next()
+    assert digest is not None
+    queue.release(digest, "busy")
+    place.train(queue.trials[digest])
+    assert drain(place, queue) == ["pair=A temperature=2 seed=0", "pair=A temperature=4 seed=0"]
+    assert queue.finished()
+
+
+def test_a_busy_trial_that_failed_elsewhere_is_not_tried_here(place: Any) -> None:
+    queue = grid(place)
+    digest = queue.next()
+    assert digest is not None
+    queue.release(digest, "fenced")
+    place.train(queue.trials[digest], end="failed")
+    assert [queue.next(), queue.next()] == [None, None]
+    assert queue.finished()
+    assert queue.failed[digest] == "failed in another launch"
+
+
+def test_what_failed_earlier_runs_again_only_when_asked(place: Any) -> None:
+    place.write()
+    plan = place.plan("grid.toml", pair="A")
+    place.train(next(iter(plan.trials.values())), end="failed")
+    queue = grid(place)
+    assert queue.next() is None
+    assert queue.finished()
+    assert "failed earlier" in queue.failed.values()
+    assert len(queue.blocked) == 2
+    again = grid(place, retry_failed=True)
+    assert len(drain(place, again)) == 3
+    assert again.failed == {}
+
+
+def test_an_outcome_without_a_result_is_a_failure(place: Any) -> None:
+    queue = grid(place)
+    digest = queue.next()
+    assert digest is not None
+    queue.release(digest, "done")  # but nothing was sealed
+    assert "without a result" in queue.failed[digest]
+
+
+def test_a_held_trial_is_left_to_its_owner(place: Any) -> None:
+    queue = grid(place)
+    digest = queue.next()
+    assert digest is not None
+    with attempts.claim(queue.trials[digest], place.state, Execution()) as attempt:
+        assert attempt.number == 1
+        assert place.plan("grid.toml", pair="A").states[digest] is State.PARTIAL
+
+
+# --- with a search ---------------------------------------------------------------------------------------------------
+
+
+def searching(place: Any, text: str, total: int = 4, *more: Any) -> Queue:
+    plan = place.plan(place.write(text, "search.toml"))
+    return Queue([plan, *more], search.studies_of(plan, place.settings, total), place.state)
+
+
+def test_a_search_makes_its_trials_one_after_the_other(place: Any, search_text: str) -> None:
+    queue = searching(place, search_text)
+    order = drain(place, queue)
+    assert order[0] == "teacher resnet14 seed=0"
+    assert [name.split()[0] for name in order[1:]] == ["#0", "#1", "#2", "#3"]
+    assert "temperature=" in order[1]
+    assert queue.finished()
+
+
+def test_nothing_is_suggested_while_an_earlier_suggestion_waits_for_its_teacher(place: Any, search_text: str) -> None:
+    queue = searching(place, search_text)
+    teacher = queue.next()
+    assert teacher is not None
+    assert [queue.next() for _ in range(3)] == [None] * 3
+    assert len(queue.studies[0].asked()) == 1
+    place.train(queue.trials[teacher])
+    queue.release(teacher, "done")
+    assert len({queue.next() for _ in range(3)}) == 3  # now as many as there are places
+    assert len(queue.studies[0].asked()) == 3
+
+
+def test_grids_go_before_searches(place: Any, search_text: str) -> None:
+    place.write()
+    queue = searching(place, search_text, 2, place.plan("grid.toml", pair="A"))
+    assert [name.split()[0] for name in drain(place, queue)] == ["teacher", "pair=A", "pair=A", "#0", "#1"]
+
+
+def test_a_search_whose_teacher_fails_ends_and_keeps_its_suggestion(place: Any, search_text: str) -> None:
+    queue = searching(place, search_text)
+    teacher = queue.next()
+    assert teacher is not None
+    place.train(queue.trials[teacher], end="failed")
+    queue.release(teacher, "failed", "broken")
+    assert queue.next() is None
+    assert queue.finished()
+    assert len(queue.studies[0].asked()) == 1
+    plan = place.plan("search.toml")
+    again = Queue([plan], search.studies_of(plan, place.settings, 4), place.state, retry_failed=True)
+    assert [name.split()[0] for name in drain(place, again)] == ["teacher", "#0", "#1", "#2", "#3"]
+
+
+def test_a_suggestion_whose_worker_keeps_dying_does_not_hold_the_others_up(place: Any, search_text: str) -> None:
+    queue = searching(place, search_text, 3)
+    ended = []
+    for _ in range(20):
+        digest = queue.next()
+        if digest is None:
+            break
+        name = queue.names[digest].split()[0]
+        if name == "#1":
+            queue.release(digest, "crashed", "out of memory")
+            continue
+        place.train(queue.trials[digest])
+        queue.release(digest, "done")
+        ended.append(name)
+    assert ended == ["teacher", "#0", "#2"]
+    assert queue.finished()
+    assert len(queue.failed) == 1
+
+
+def test_a_suggestion_that_fails_is_told_and_the_search_goes_on(place: Any, search_text: str) -> None:
+    queue = searching(place, search_text, 3)
+    while (digest := queue.next()) is not None:
+        failed = queue.names[digest].startswith("#1")
+        place.train(queue.trials[digest], end="failed" if failed else "done")
+        queue.release(digest, "failed" if failed else "done", "broken")
+    assert queue.finished()
+    states = [row["state"] for row in search.as_json(queue.studies)["cells"][0]["suggestions"]]
+    assert states == ["complete", "failed", "complete"]
