@@ -464,7 +464,7 @@ def _require_data(plans: Sequence[Plan], settings: Settings) -> None:
     from trainers.errors import TrainerError
 
     faults = []
-    for images in dict.fromkeys(trial.data for plan in plans for trial in plan.trials.values()):
+    for images in dict.fromkeys(images for plan in plans for images in plan.data):
         try:
             data.info(images, settings.data)
         except TrainerError as error:
@@ -588,7 +588,7 @@ def verb_data(arguments: argparse.Namespace, settings: Settings) -> int:
     faults: list[str] = []
     plans = _plans(arguments, settings)
     specs: Mapping[Any, None] = dict.fromkeys(
-        trial.data.model_copy(update={"train_per_class": None}) for plan in plans for trial in plan.trials.values()
+        images.model_copy(update={"train_per_class": None}) for plan in plans for images in plan.data
     )
     for images in specs:
         try:

@@ -13,7 +13,7 @@ from sweeps import resolve, spec
 from sweeps.errors import SetupError, SpecError
 from sweeps.spec import Cell, Experiment, Profile
 from trainers.attempts import State, read_status
-from trainers.config import Trial
+from trainers.config import DataSpec, Trial
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Plan:
         names: digest -> readable name within this experiment.
         states: digest -> state when the plan was made.
         selected: cells that were asked for (`--only`).
-        scaling: what the profile changed.
+        notes, mapped: constants that the profile scaled, and names that it replaced.
+        probes: one suggestion a searched cell might make; it shows what data a search needs.
     """
 
     experiment: Experiment
@@ -49,6 +50,12 @@ class Plan:
     states: dict[str, State] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     mapped: list[str] = field(default_factory=list)
+    probes: list[Trial] = field(default_factory=list)
+
+    @property
+    def data(self) -> list[DataSpec]:
+        """Every data set that this plan's trials need, those of a search's suggestions to come included."""
+        return list(dict.fromkeys(trial.data for trial in (*self.trials.values(), *self.probes)))
 
     @property
     def title(self) -> str:
@@ -128,7 +135,8 @@ def make(
     if experiment.file.search is not None:
         for cell in selected:
             probe = resolve.corners(experiment.file.search.space)[0]
-            _, scaling = resolve.resolve(experiment, profile, cell, plan.seeds[0], data_root, probe)
+            trial, scaling = resolve.resolve(experiment, profile, cell, plan.seeds[0], data_root, probe)
+            plan.probes.append(trial)
             plan.mapped += [line for line in scaling.mapped if line not in plan.mapped]
     plan.states = states(state_root, plan.trials)
     return plan

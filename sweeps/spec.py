@@ -134,13 +134,17 @@ class Range(Strict):
 class Search(Strict):
     """An Optuna search inside each cell; seeds are folded into one objective value."""
 
-    metric: str = "best/val/acc1_pct"
+    metric: str = Field(
+        "best/val/acc1_pct",
+        pattern=r"^(last|best)/(val/acc[15]_pct|test/(acc1_pct|acc5_pct|agree1_pct|loyalty|loyalty_nat|loyalty_code))$",
+        description="the result metric to optimise",
+    )
     direction: Literal["maximize", "minimize"] = "maximize"
     trials: int = Field(gt=0)
     startup_trials: int = Field(10, ge=1)
     sampler: Literal["tpe", "gp", "random"] = "tpe"
     pruner: Literal["none", "asha", "median"] = "none"
-    prune_metric: str = "val/acc1_pct"
+    prune_metric: str = Field("val/acc1_pct", pattern=r"^(val|test|train)/[a-z0-9_]+$")
     prune_from_epoch: int = Field(1, ge=1)
     seed: int = Field(0, ge=0)
     space: Annotated[tuple[Range, ...], Field(min_length=1, strict=False)]

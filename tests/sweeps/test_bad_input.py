@@ -118,6 +118,7 @@ CASES = (
     grid("no metric", '["test/acc1_pct"]', "[]", "report.metrics", "at least 1"),
     grid("negative resources", "seeds = [0]", "seeds = [0]\nresources = { cpu = -1 }", "resources.cpu", "-1", "greater than 0"),
     grid("no images held out", 'data = "digits"', 'data = { name = "cifar10", holdout_images = -1 }', "data.holdout_images", "-1", "greater than or equal to 0"),
+    searched("unknown metric of a search", "trials = 8", 'trials = 8\nmetric = "best/val/acc7_pct"', "search.metric", "'best/val/acc7_pct'", "acc[15]_pct"),
     searched("no suggestions", "trials = 8", "trials = 0", "search.trials", "got 0", "greater than 0"),
     searched("range upside down", "low = 1.0, high = 20.0", "low = 20.0, high = 1.0", "search.space", "low 20", "high 1"),
     searched("log range from zero", "low = 1.0, high = 20.0", "low = 0.0, high = 20.0", "search.space", "log", "low > 0"),

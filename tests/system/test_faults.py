@@ -81,6 +81,7 @@ space = [
     {{ path = "hparams.lambda_0", low = 0.5, high = 5.0, log = true }},
 ]
 direction = "{direction}"
+seed = 1
 """
 
 
