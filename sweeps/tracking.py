@@ -198,6 +198,8 @@ class Mirror:
         Args:
             final: nobody of this launch trains it any more; what is still partial is shown as KILLED, not RUNNING.
         """
+        from mlflow.exceptions import MlflowException
+
         status = attempts.read_status(self.settings.state, tracked.digest)
         if status.state is State.NEW:
             return
@@ -215,12 +217,33 @@ class Mirror:
             if record.get("run_id") and record.get("epochs") and record.get("origin") != origin:
                 self._supersede(record["run_id"])  # started over: its old rows would be doubled
                 record = {}
-            if not record.get("run_id"):
-                record = self._begin(tracked, origin)
-            self._rows(record, rows)
-            record |= {"origin": origin, "epochs": len(rows)}
-            self._state(tracked, status, record, final)
-            self._write(tracked.digest, record)
+            try:
+                self._bring_up(tracked, status, record, rows, final)
+            except MlflowException:
+                if not record.get("run_id") or self._is_active(record["run_id"]):
+                    raise
+                self._bring_up(tracked, status, {}, rows, final)  # somebody deleted the run in the middle: a new one
+
+    def _bring_up(
+        self, tracked: Tracked, status: Status, record: dict[str, Any], rows: list[dict[str, float]], final: bool
+    ) -> None:
+        origin = int(rows[0]["timestamp_ms"]) if rows else None
+        if not record.get("run_id"):
+            record = self._begin(tracked, origin)
+        self._rows(record, rows)
+        record |= {"origin": origin, "epochs": len(rows)}
+        self._state(tracked, status, record, final)
+        self._write(tracked.digest, record)
+
+    def _is_active(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self.client.get_run(run_id).info.lifecycle_stage) == "active"
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
 
     def _begin(self, tracked: Tracked, start_ms: int | None) -> dict[str, Any]:
         """Finds the run by its digest, or creates it; the caller holds the trial's lock, so there is never a second one."""

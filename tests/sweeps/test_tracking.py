@@ -139,6 +139,19 @@ def test_rows_are_added_as_they_come(mirrored: Mirrored) -> None:
     assert run.data.tags["sweeps.attempt"] == "3"  # two claims and the seal
 
 
+def test_a_run_that_somebody_deleted_in_the_middle_is_made_again(mirrored: Mirrored) -> None:
+    mirrored.place.train(mirrored.first, (50.0,), end=None)
+    mirrored.sync()
+    first = mirrored.run(mirrored.first).info.run_id
+    mirrored.client.delete_run(first)
+    mirrored.place.train(mirrored.first, (60.0,))
+    mirrored.sync()
+    run = mirrored.run(mirrored.first)
+    assert run.info.run_id != first
+    assert run.info.status == "FINISHED"
+    assert mirrored.curve(run, "val/acc1_pct") == [(0, 50.0), (1, 60.0)]
+
+
 def test_a_torn_last_line_is_left_out_until_it_is_whole(mirrored: Mirrored) -> None:
     attempt = mirrored.place.train(mirrored.first, (50.0,), end=None)
     with open(attempt.folder / "journal.jsonl", "a") as file:
