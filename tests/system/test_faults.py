@@ -132,8 +132,8 @@ def test_a_killed_search_goes_on_as_if_unbroken(home, tmp_path):
     assert flipped[4]["params"] != unbroken[4]["params"]
 
 
-def test_a_disk_that_fills_up_fails_that_trial_alone(home):
-    """The state root lies on a small file system of its own; the trial that meets the end of it fails with its cause."""
+def test_a_trial_that_cannot_write_fails_alone(home):
+    """A write that the system refuses (ENOSPC itself is tested in `tests/trainers/test_train.py`) fails one trial with its cause."""
     experiment = home.mini([0.1], epochs=2, updates=4)
     assert home.sweep("run", experiment, "--profile", "paper").returncode == 0
     victim = home.mini([0.1, 0.7], epochs=2, updates=4)
@@ -141,7 +141,7 @@ def test_a_disk_that_fills_up_fails_that_trial_alone(home):
     digest = next(digest for digest, state in plan["plans"][0]["states"].items() if state == "new")
     folder = home.state / digest[:2] / digest
     (folder / "attempts").mkdir(parents=True)
-    (folder / "artifacts").write_text("")  # a file where the trial makes a folder: its write fails as on a full disk
+    (folder / "artifacts").write_text("")  # a file where the trial makes a folder: so the system refuses its write
     done = home.sweep("run", victim, "--profile", "paper")
     assert done.returncode == 1
     why = home.sweep("why", victim, "--profile", "paper")
