@@ -146,6 +146,11 @@ def _trained(builder: _Builder, settings: dict[str, Any], from_profile: set[str]
             f"{builder.place}: protocol {protocol.name!r} has no updates_per_epoch, which the data-free method {method!r} needs"
         )
         return None
+    info = data.info(images.model_copy(update={"content": None}), builder.data_root)
+    found = methods.faults(method, hparams, protocol, info, teacher.network if teacher is not None else None)
+    if found:
+        builder.faults += [f"{builder.place}: method {method!r}: {fault}" for fault in found]
+        return None
     return Trial(
         kind=module.KIND,
         method=method,

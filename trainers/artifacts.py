@@ -22,20 +22,42 @@ def write_samples(path: Path, images: Tensor, count: int = SAMPLES, scale_to: in
         images: shape (N, C, H, W) in [0, 1], C = 1 or 3.
         scale_to: small images are enlarged by whole pixels to about this size, so that a person can see them.
     """
+    side = max(1, int(min(count, len(images)) ** 0.5))
+    write_grid(path, images[: side * side], columns=side, scale_to=scale_to)
+
+
+def write_grid(path: Path, images: Tensor, *, columns: int, scale_to: int = 64) -> None:
+    """Images (N, C, H, W) in [0, 1] row by row as one PNG, with a white line between them; N is a multiple of `columns`."""
     from PIL import Image
 
-    images = images[:count].float().cpu()
-    side = max(1, int(len(images) ** 0.5))
     factor = max(1, scale_to // images.shape[-1])
-    pixels = (images[: side * side] * 255).round().to(torch.uint8)
+    pixels = (images.float().cpu() * 255).round().to(torch.uint8)
     pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
     pixels = torch.nn.functional.pad(pixels, (1, 1, 1, 1), value=255)
-    rows = [torch.cat(list(pixels[i * side : (i + 1) * side]), dim=2) for i in range(side)]
+    rows = [torch.cat(list(part), dim=2) for part in pixels.split(columns)]
     grid = torch.cat(rows, dim=1).permute(1, 2, 0)  # (H, W, C)
     picture = Image.fromarray(grid.numpy() if grid.shape[2] == 3 else grid[:, :, 0].numpy())
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     replace_bytes(path, buffer.getvalue())
+
+
+def write_samples_by_class(
+    path: Path, images: Tensor, classes: Tensor, *, per_class: int = 8, most: int = 10, scale_to: int = 64
+) -> None:
+    """A grid with one row for each class: the first `per_class` images of each of the `most` lowest classes that occur.
+
+    Args:
+        images: shape (N, C, H, W) in [0, 1].
+        classes: shape (N,), int64: whom the teacher takes each image for. Rows that are not full are padded with white.
+    """
+    present = classes.unique()[:most]
+    rows = []
+    for label in present:
+        chosen = images[classes == label][:per_class]
+        blank = images.new_ones((per_class - len(chosen), *images.shape[1:]))
+        rows.append(torch.cat([chosen, blank]))
+    write_grid(path, torch.cat(rows), columns=per_class, scale_to=scale_to)
 
 
 def write_histogram(

@@ -29,6 +29,8 @@ from trainers.train import Row, trial_folder
 LEASE_S = 30.0
 """An owner whose heartbeat has not moved for so long, on the observer's own monotonic clock, may be taken over."""
 BEAT_S = 2.0
+POOL = "pool"
+"""Subfolder of an attempt whose files are written once; a checkpoint refers to them, so they follow it."""
 
 
 class State(StrEnum):
@@ -213,6 +215,7 @@ def publish(trial_dir: Path) -> None:
                 continue
             for leftover in ("checkpoint.pt", *(file.name for file in folder.glob(".*.tmp"))):
                 (folder / leftover).unlink(missing_ok=True)
+            shutil.rmtree(folder / POOL, ignore_errors=True)
     elif entry["kind"] == State.FAILED.value:
         checkpoint.replace_bytes(trial_dir / "error.json", json.dumps(entry["error"], indent=1).encode())
 
@@ -271,6 +274,7 @@ def claim(trial: Trial, state_root: Path, execution: Execution, *, lease_s: floa
         source = None if status.folder is None or status.state is State.FAILED else status.folder / "checkpoint.pt"
         if source is not None and source.exists():
             checkpoint.replace_bytes(temporary / "checkpoint.pt", source.read_bytes())
+            _share(source.parent / POOL, temporary / POOL)
             old = rows(status)
             for number, row in enumerate(_checkpoint_rows(temporary / "checkpoint.pt", source)):
                 stamp = old[number]["timestamp_ms"] if number < len(old) else int(time.time() * 1000)
@@ -300,6 +304,20 @@ def claim(trial: Trial, state_root: Path, execution: Execution, *, lease_s: floa
         shutil.rmtree(temporary, ignore_errors=True)
     _write_trial_json(folder, trial, execution)
     return Attempt(folder, status.number + 1, execution, len(accepted))
+
+
+def _share(source: Path, target: Path) -> None:
+    """The files of `source` in `target`, as links where the file system has them; a later write in one is not seen in the other."""
+    if not source.is_dir():
+        return
+    target.mkdir()
+    for file in sorted(source.iterdir()):
+        if file.suffix == ".tmp":
+            continue
+        try:
+            os.link(file, target / file.name)
+        except OSError:
+            shutil.copyfile(file, target / file.name)
 
 
 def whoami() -> dict[str, Any]:

@@ -68,9 +68,11 @@ class Protocol(Frozen):
     epochs: int = Field(ge=0)
     batch_size: int = Field(gt=0)
     lr: float = Field(gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
     weight_decay: float = Field(0.0, ge=0)
-    nesterov: bool = False
+    nesterov: bool = Field(False, description="sgd only")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the student's gradient; None: no limit")
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     milestones: tuple[Epochs, ...] = Field((), description="epochs after which lr is multiplied by gamma (step)")
     gamma: float = Field(0.1, gt=0, lt=1)
@@ -101,6 +103,12 @@ class Protocol(Frozen):
     def digest_fields(self) -> dict[str, JsonValue]:
         """The part of the recipe that changes weights or curves: labels and what is merely recorded are left out."""
         skip = {"name", "source", "stats_from_epoch", "stats_drop_last", "artifact_epochs"}
+        if self.optimizer == "sgd":
+            skip |= {"optimizer"}  # the default came later than the first results
+        else:
+            skip |= {"momentum", "nesterov"}
+        if self.clip_norm is None:
+            skip |= {"clip_norm"}
         if self.schedule != "step":
             skip |= {"milestones", "gamma"}
         if self.schedule != "cosine":

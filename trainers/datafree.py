@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trainers.errors import ConfigError
-from trainers.methods import Context, DataFreeMethod, module
-from trainers.train import Row, Setup, Sums, make_optimizer, require_finite, set_learning_rate
+from trainers.methods import Context, DataFreeMethod, Output, module
+from trainers.models import Network
+from trainers.train import Row, Setup, Sums, clip_gradients, make_optimizer, require_finite, set_learning_rate
 
 VERSION = 1
 
@@ -30,7 +32,9 @@ class DataFreeLoop:
         self.total_epochs = trial.protocol.epochs
         self.updates_per_epoch = trial.protocol.updates_per_epoch
         file = module(trial.method)
-        context = Context(setup.student, setup.teacher, setup.images.info, trial.protocol, trial.seed, setup.device)
+        context = Context(
+            setup.student, setup.teacher, setup.images.info, trial.protocol, trial.seed, setup.device, setup.pool_folder
+        )
         self.method: DataFreeMethod = file.Method(file.Config.model_validate(dict(trial.hparams)), context)
         self.optimizer = make_optimizer(trial, self.student.parameters())
 
@@ -53,13 +57,15 @@ class DataFreeLoop:
                 with autocast:
                     images = self.method.images()
                     with torch.no_grad():
-                        teacher_logits = self.teacher(images)
-                    student_logits = self.student(images)
-                terms, logged = self.method.student_terms(student_logits, teacher_logits)
+                        teacher = self._answer(self.teacher, images)
+                    student = self._answer(self.student, images)
+                terms, logged = self.method.student_terms(student, teacher)
                 loss = torch.stack(list(terms.values())).sum()
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                clip_gradients(trial, self.student.parameters())
                 self.optimizer.step()
+                self.method.after_student_update()
                 seen += len(images)
                 sums.add({"train/loss": loss, **{f"train/loss_{name}": value for name, value in terms.items()}})
                 sums.add({f"train/{name}": value for name, value in logged.items()})
@@ -69,6 +75,12 @@ class DataFreeLoop:
         row["train/lr"] = rate
         row["train/images_per_s"] = seen / (time.perf_counter() - started)
         return row
+
+    def _answer(self, network: Network, images: Tensor) -> Output:
+        if not self.method.needs_features:
+            return Output(network(images))
+        features = network.features(images)
+        return Output(features.logits, features)
 
     def state_dict(self) -> dict[str, Any]:
         return {

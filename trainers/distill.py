@@ -12,7 +12,7 @@ from torch import nn
 from trainers import seeding
 from trainers.data._augment import augment, standardise
 from trainers.methods import Batch, Context, DistillMethod, module
-from trainers.train import Row, Setup, Sums, make_optimizer, require_finite, set_learning_rate
+from trainers.train import Row, Setup, Sums, clip_gradients, make_optimizer, require_finite, set_learning_rate
 
 VERSION = 1
 
@@ -26,7 +26,9 @@ class DistillLoop:
         self.student = setup.student
         self.total_epochs = trial.protocol.epochs
         file = module(trial.method)
-        context = Context(setup.student, setup.teacher, setup.images.info, trial.protocol, trial.seed, setup.device)
+        context = Context(
+            setup.student, setup.teacher, setup.images.info, trial.protocol, trial.seed, setup.device, setup.pool_folder
+        )
         self.method: DistillMethod = file.Method(file.Config.model_validate(dict(trial.hparams)), context)
         self.trained = nn.ModuleDict({"student": setup.student})
         self.optimizer = make_optimizer(trial, self.trained.parameters())
@@ -55,6 +57,7 @@ class DistillLoop:
             loss = torch.stack(list(terms.values())).sum()
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            clip_gradients(trial, self.trained.parameters())
             self.optimizer.step()
             sums.add({"train/loss": loss, **{f"train/loss_{name}": value for name, value in terms.items()}})
         row = sums.means()

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from trainers import artifacts, checkpoint, data, metrics, models
+from trainers import artifacts, checkpoint, data, methods, metrics, models
 from trainers.config import Execution, Trial, Upstream
 from trainers.data import DataSet
 from trainers.errors import ConfigError, TrialError
@@ -76,6 +76,7 @@ class Setup:
         images: the data set, on `device`.
         student: freshly initialised, or the subject's weights; on `device`.
         teacher: frozen, on `device`; None where the trial has none.
+        pool_folder: for files that are written once and that checkpoints refer to.
     """
 
     trial: Trial
@@ -83,6 +84,7 @@ class Setup:
     student: Network
     teacher: Network | None
     device: torch.device
+    pool_folder: Path
 
 
 def trial_folder(state_root: Path, digest: str) -> Path:
@@ -119,7 +121,7 @@ def train(
     require_runnable(trial)
     place = torch.device(device)
     prepare_process(place, execution or Execution())
-    setup = _setup(trial, state_root, data_root, place)
+    setup = _setup(trial, state_root, data_root, place, attempt / "pool")
     loop = _loop(setup)
     file = attempt / "checkpoint.pt"
     progress = _restore(file, loop, place) if file.exists() else Progress()
@@ -231,7 +233,7 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _setup(trial: Trial, state_root: Path, data_root: Path, device: torch.device) -> Setup:
+def _setup(trial: Trial, state_root: Path, data_root: Path, device: torch.device, pool_folder: Path) -> Setup:
     images = data.load(trial.data, data_root).to(device)
     info = images.info
     student = models.build(
@@ -251,7 +253,12 @@ def _setup(trial: Trial, state_root: Path, data_root: Path, device: torch.device
         )
         load_weights(teacher, trial.teacher, state_root)
         freeze(teacher.to(device))
-    return Setup(trial, images, student.to(device), teacher, device)
+    config = module(trial.method).Config.model_validate(dict(trial.hparams))
+    network = None if trial.teacher is None else trial.teacher.network
+    found = methods.faults(trial.method, config, trial.protocol, info, network)
+    if found:
+        raise ConfigError(*found)
+    return Setup(trial, images, student.to(device), teacher, device, pool_folder)
 
 
 def _loops() -> dict[str, tuple[type[Loop], int]]:
@@ -370,9 +377,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, trial: Trial, epoch: int
     return rate
 
 
-def make_optimizer(trial: Trial, parameters: Iterator[torch.nn.Parameter]) -> torch.optim.SGD:
-    """SGD as the protocol says, on the student and what trains with it."""
+def clip_gradients(trial: Trial, parameters: Iterator[torch.nn.Parameter]) -> None:
+    """Scales the gradient down to the protocol's norm, where it has one."""
+    if trial.protocol.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, trial.protocol.clip_norm)
+
+
+def make_optimizer(trial: Trial, parameters: Iterator[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """The protocol's optimiser, on the student and what trains with it."""
     protocol = trial.protocol
+    if protocol.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=protocol.lr, weight_decay=protocol.weight_decay)
     return torch.optim.SGD(
         parameters,
         lr=protocol.lr,

@@ -233,4 +233,4 @@ def test_data_spec_and_protocol_reject_unknown_names() -> None:
     with pytest.raises(ValidationError, match="Extra inputs"):
         DataSpec.model_validate({"name": "digits", "root": "/data"})
     with pytest.raises(ValidationError, match="Extra inputs"):
-        Protocol.model_validate({**PROTOCOL, "optimizer": "adam"})
+        Protocol.model_validate({**PROTOCOL, "optimiser": "adam"})

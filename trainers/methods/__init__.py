@@ -16,7 +16,7 @@ from trainers.config import MethodConfig
 from trainers.config import Protocol as Recipe
 from trainers.data import Info
 from trainers.errors import ConfigError
-from trainers.models import Network
+from trainers.models import Features, Network
 
 Terms = dict[str, Tensor]
 
@@ -32,6 +32,7 @@ class Context:
         protocol: the recipe; `updates_per_epoch` student updates make an epoch.
         seed: the trial's seed, for named streams.
         device: where the tensors are.
+        pool_folder: for files that are written once and that the method's state refers to; they follow a continued trial.
     """
 
     student: Network
@@ -40,6 +41,7 @@ class Context:
     protocol: Recipe
     seed: int
     device: torch.device
+    pool_folder: Path
 
     @property
     def frozen(self) -> Network:
@@ -70,14 +72,34 @@ class DistillMethod(Protocol):
     def terms(self, batch: Batch) -> Terms: ...
 
 
+class Output(NamedTuple):
+    """What a network answers to a batch.
+
+    Attributes:
+        logits: (B, K).
+        features: every map; None where the method does not look at them.
+    """
+
+    logits: Tensor
+    features: Features | None = None
+
+    @property
+    def maps(self) -> Features:
+        """The features of a method that declares `needs_features`."""
+        assert self.features is not None
+        return self.features
+
+
 class DataFreeMethod(Protocol):
     """A method that makes its own images.
 
     Attributes:
         student_steps: student updates after each call of `synthesise`.
+        needs_features: whether `student_terms` looks at feature maps, not only at logits.
     """
 
     student_steps: int
+    needs_features: bool
 
     def __init__(self, config: Any, context: Context) -> None: ...
 
@@ -90,8 +112,11 @@ class DataFreeMethod(Protocol):
     def images(self) -> Tensor:
         """A standardised batch (B, C, H, W) without gradient for one student update."""
 
-    def student_terms(self, student_logits: Tensor, teacher_logits: Tensor) -> tuple[Terms, Terms]:
+    def student_terms(self, student: Output, teacher: Output) -> tuple[Terms, Terms]:
         """Weighted loss terms of one student update, and scalars that are only logged."""
+
+    def after_student_update(self) -> None:
+        """Called after each student update."""
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Called after the last update of an epoch; returns the schedule's values in that epoch, to be logged."""
@@ -127,6 +152,26 @@ def config_type(name: str) -> type[MethodConfig]:
 def presets(name: str) -> Mapping[str, Mapping[str, Any]]:
     """Named sets of hyper-parameters of a method, each a published variant."""
     found: Mapping[str, Mapping[str, Any]] = getattr(module(name), "PRESETS", {})
+    return found
+
+
+def faults(name: str, config: MethodConfig, protocol: Recipe, info: Info, teacher: str | None) -> list[str]:
+    """What a method refuses before anything starts: a teacher it cannot use, a pool that would not fit into memory.
+
+    Args:
+        teacher: the teacher's network, by name.
+
+    Returns:
+        One sentence for each fault; methods without a `faults` function have none.
+    """
+    find = getattr(module(name), "faults", None)
+    found: list[str] = [] if find is None else find(config, protocol, info, teacher)
+    return found
+
+
+def traits(name: str) -> Mapping[str, str]:
+    """How the method's file describes it in a table of methods; empty where it does not."""
+    found: Mapping[str, str] = getattr(module(name), "TRAITS", {})
     return found
 
 

@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from trainers import artifacts, seeding
-from trainers.config import MethodConfig, PerEpoch, PerUpdate
-from trainers.data._augment import standardise_unit
-from trainers.methods import Context, Terms
+from trainers.config import MethodConfig, PerEpoch, PerUpdate, Protocol
+from trainers.data import Info
+from trainers.methods import Context, Output, Terms
+from trainers.methods._gan import GeneratorMethod, TeacherView
 from trainers.methods._losses import (
     activation_loss,
     agreement_mask,
@@ -24,12 +25,12 @@ from trainers.methods._losses import (
     l1_per_sample,
     one_hot_loss,
 )
-from trainers.synthesis import generator as generators
-from trainers.synthesis.bn_statistics import BNStatistics
+from trainers.synthesis.bn_statistics import bn_layer_faults
 
 KIND = "datafree"
 VERSION = 1
 NEEDS_TEACHER = True
+TRAITS = {"Target": "Difficulty", "Student": "Yes", "Dynamic": "Yes"}
 
 Curriculum = Literal["none", "hard", "soft", "log"]
 
@@ -121,6 +122,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """paper-equations: Eqs. 4 to 6 with the agreement mask. code-2022-08: the code at the time of the first arXiv version, behind
 Tables II to V. plain-dfkd: no weights, ramp kept. fig6-none: the figure's "none", which also froze the adversarial weight."""
+
+
+def faults(config: Config, protocol: Protocol, info: Info, teacher: str) -> list[str]:
+    """A teacher without BatchNorm layers has no statistics to match."""
+    return bn_layer_faults(teacher, info) if config.bn > 0 else []
 
 
 def curriculum_weight(difficulty: Tensor, threshold: float, curriculum: Curriculum) -> Tensor:
@@ -244,89 +250,43 @@ def cudfkd_loss(
     return (weight * difficulty).mean(), weight, difficulty.detach()
 
 
-class Method:
+class Method(GeneratorMethod):
     """One generator for the whole run; each cycle updates it once, then the student ten times on fresh images."""
 
+    config: Config
+
     def __init__(self, config: Config, context: Context) -> None:
-        self.config = config
-        self.context = context
-        self.student_steps = config.student_steps
-        self.generator = generators.build(
-            config.latent_dim,
-            context.info.channels,
-            context.info.size,
-            depth=config.generator_depth,
-            width=config.generator_width,
-            init=config.generator_init,
-            seed=context.seed,
-            device=context.device,
-        )
-        self.optimizer = torch.optim.Adam(
-            self.generator.parameters(), lr=config.generator_lr, betas=(config.generator_beta1, config.generator_beta2)
-        )
-        self.statistics = BNStatistics(context.frozen) if config.bn > 0 else None
+        super().__init__(config, context)
+        self.view = TeacherView(context, statistics=config.bn > 0, pooled=config.activation > 0)
         self.updates = 0
         self.adversarial = config.adv_init
-        self.latents = seeding.stream(context.seed, "latent", 0, device=context.device)
 
     def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
         self.adversarial = adversarial_weight(epoch, self.context.protocol.epochs, self.config)
-        self.latents = seeding.stream(self.context.seed, "latent", epoch, device=self.context.device)
 
-    def synthesise(self) -> Terms:
-        self.generator.train()
+    def generator_terms(self, images: Tensor) -> Terms:
+        config = self.config
+        teacher_logits = self.view.logits(images)
         terms: Terms = {}
-        for _ in range(self.config.generator_steps):
-            terms = self._generator_terms()
-            if not terms:  # every weight is 0 (the adversarial one until its ramp): nothing to learn from
-                continue
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.stack(list(terms.values())).sum().backward()
-            self.optimizer.step()
-        self.generator.eval()  # the student's images come from running statistics
-        return {name: value.detach() for name, value in terms.items()}
-
-    def _generator_terms(self) -> Terms:
-        config, teacher = self.config, self.context.frozen
-        images = self._standardised(self._latent())
-        terms: Terms = {}
-        if self.statistics is not None:
-            with self.statistics:
-                teacher_out = teacher.features(images) if config.activation > 0 else None
-                teacher_logits = teacher(images) if teacher_out is None else teacher_out.logits
-            terms["bn"] = config.bn * self.statistics.total()
-        else:
-            teacher_out = teacher.features(images) if config.activation > 0 else None
-            teacher_logits = teacher(images) if teacher_out is None else teacher_out.logits
+        if config.bn > 0:
+            terms["bn"] = config.bn * self.view.bn
         if config.one_hot > 0:
             terms["one_hot"] = config.one_hot * one_hot_loss(teacher_logits)
         if config.balance > 0:
-            terms["balance"] = config.balance * class_balance(
-                teacher_logits, config.balance_temperature or config.temperature
-            )
-        if teacher_out is not None:
-            terms["activation"] = config.activation * activation_loss(teacher_out.pooled)
+            balance = class_balance(teacher_logits, config.balance_temperature or config.temperature)
+            terms["balance"] = config.balance * balance
+        if config.activation > 0:
+            terms["activation"] = config.activation * activation_loss(self.view.pooled)
         if self.adversarial > 0:
-            terms["adversarial"] = self.adversarial * adversarial_loss(
-                self.context.student(images), teacher_logits, config
-            )
+            student_logits = self.context.student(images)
+            terms["adversarial"] = self.adversarial * adversarial_loss(student_logits, teacher_logits, config)
         return terms
 
-    def _latent(self) -> Tensor:
-        size = (self.context.protocol.batch_size, self.config.latent_dim)
-        return torch.randn(size, generator=self.latents, device=self.context.device)
-
-    def _standardised(self, latent: Tensor) -> Tensor:
-        return standardise_unit(self.generator(latent), self.context.info)
-
-    @torch.no_grad()
-    def images(self) -> Tensor:
-        return self._standardised(self._latent())
-
-    def student_terms(self, student_logits: Tensor, teacher_logits: Tensor) -> tuple[Terms, Terms]:
+    def student_terms(self, student: Output, teacher: Output) -> tuple[Terms, Terms]:
         level = threshold(self.config.lambda_0, self.config.lambda_slope, self.updates)
         self.updates += 1
-        loss, weight, difficulty = cudfkd_loss(student_logits, teacher_logits, level, self.config)
+        loss, weight, difficulty = cudfkd_loss(student.logits, teacher.logits, level, self.config)
         regulariser = curriculum_regulariser(weight, level, self.config.curriculum).mean()
         return {"kd": loss}, {"mean_weight": weight.mean(), "difficulty": difficulty.mean(), "regulariser": regulariser}
 
@@ -337,35 +297,22 @@ class Method:
         return logged
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "generator": self.generator.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "updates": self.updates,
-        }
+        return super().state_dict() | {"updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.generator.load_state_dict(state["generator"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        super().load_state_dict(state)
         self.updates = int(state["updates"])
-        self.generator.eval()
 
     @torch.no_grad()
     def write_artifacts(self, folder: Path, epoch: int) -> None:
         """Sample images, and the weighted difficulty v l of 20 batches (Fig. 5: l = 4 KL_2(s || t), log v)."""
+        super().write_artifacts(folder, epoch)
         stream = seeding.stream(self.context.seed, "artifact", epoch, device=self.context.device)
         level = threshold(self.config.lambda_0, self.config.lambda_slope, self.updates)
-        values, first = [], None
+        size = (self.context.protocol.batch_size, self.config.latent_dim)
+        values = []
         for _ in range(20):
-            latent = torch.randn(
-                (self.context.protocol.batch_size, self.config.latent_dim), generator=stream, device=self.context.device
-            )
-            raw = self.generator(latent)
-            first = raw if first is None else first
-            images = standardise_unit(raw, self.context.info)
-            difficulty = kl_per_sample(
-                self.context.frozen(images), self.context.student(images), 2.0
-            )  # student is the target here
-            values.append(curriculum_weight(difficulty, level, "log") * difficulty)
-        assert first is not None
-        artifacts.write_samples(folder / "samples.png", first)
+            images = self.standardised(torch.randn(size, generator=stream, device=self.context.device))
+            student_as_target = kl_per_sample(self.context.frozen(images), self.context.student(images), 2.0)
+            values.append(curriculum_weight(student_as_target, level, "log") * student_as_target)
         artifacts.write_histogram(folder / "difficulty.json", torch.cat(values), "v * l, l = 4 KL_2(s || t), nats")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 
+from trainers import models
+from trainers.data import Info
 from trainers.errors import ConfigError
 
 
@@ -26,6 +29,23 @@ def bn_statistics_loss(inputs: Tensor, running_mean: Tensor, running_var: Tensor
     var = inputs.var(dim=(0, 2, 3), unbiased=False)
     distance: Tensor = torch.linalg.vector_norm(running_var - var) + torch.linalg.vector_norm(running_mean - mean)
     return distance
+
+
+@lru_cache(maxsize=64)
+def bn_layers(network: str, channels: int, size: int) -> int:
+    """How many BatchNorm2d layers a network has; allocates none of its weights."""
+    with torch.device("meta"):
+        return sum(
+            isinstance(layer, nn.BatchNorm2d)
+            for layer in models.build(network, classes=2, channels=channels, size=size).modules()
+        )
+
+
+def bn_layer_faults(teacher: str, info: Info) -> list[str]:
+    """Why a teacher cannot be matched in its BatchNorm statistics; empty where it can."""
+    if bn_layers(teacher, info.channels, info.size):
+        return []
+    return [f"the BatchNorm statistics need a teacher with BatchNorm2d layers, and {teacher!r} has none; set bn to 0"]
 
 
 class BNStatistics:

@@ -6,6 +6,8 @@ import hashlib
 import importlib.util
 import itertools
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +31,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "cudfkd": {"latent_dim": 8, "generator_width": 4, "generator_depth": 1, "student_steps": 1}
 }
 """Where a method's defaults are too slow for this test."""
+SCRATCH = tempfile.TemporaryDirectory()
+"""Pools of the loops that are built here."""
 EPOCHS = 8
 VISITED = (0, 7)
 """Of 8 epochs, those that are run: the beginning and the end of every schedule."""
@@ -73,6 +77,7 @@ def trial_of(name: str, hparams: dict[str, Any]) -> Trial:
 
 
 def loop_of(name: str, hparams: dict[str, Any]) -> Any:
+    folder = Path(tempfile.mkdtemp(dir=SCRATCH.name)) / "pool"
     trial = trial_of(name, hparams)
     student, teacher = (
         models.build("resnet8", classes=10, channels=1, size=8, seed=0, role=role) for role in ("student", "teacher")
@@ -89,7 +94,7 @@ def loop_of(name: str, hparams: dict[str, Any]) -> Any:
         for mine, other in zip(student.buffers(), teacher.buffers(), strict=True):
             mine.copy_(other)
     freeze(teacher)
-    setup = Setup(trial, IMAGES, student, teacher if module(name).NEEDS_TEACHER else None, torch.device("cpu"))
+    setup = Setup(trial, IMAGES, student, teacher if module(name).NEEDS_TEACHER else None, torch.device("cpu"), folder)
     return (datafree.DataFreeLoop if trial.kind == "datafree" else distill.DistillLoop)(setup)
 
 
@@ -309,6 +314,8 @@ def test_checkpoint_holds_everything(name: str, tmp_path: Path) -> None:
     unbroken, continued = loop_of(name, hparams), loop_of(name, hparams)
     unbroken.run_epoch(2)
     checkpoint.save(tmp_path / "c.pt", unbroken.state_dict())
+    if unbroken.setup.pool_folder.exists():
+        shutil.copytree(unbroken.setup.pool_folder, continued.setup.pool_folder)
     continued.load_state_dict(checkpoint.load(tmp_path / "c.pt"))
     rows = [loop.run_epoch(3) for loop in (unbroken, continued)]
     for row in rows:
@@ -378,7 +385,8 @@ def test_guard_sees_arithmetic_and_not_words() -> None:
 
 def test_guard_follows_helpers() -> None:
     record = recorder()
-    files = {file.name for file in record.helpers(record.PACKAGE / "methods" / "cudfkd.py")}
+    direct = record.helpers(record.PACKAGE / "methods" / "cudfkd.py")
+    files = {file.name for each in direct for file in (each, *record.helpers(each))}
     assert {"_losses.py", "generator.py", "bn_statistics.py", "_augment.py", "seeding.py"} <= files
 
 
