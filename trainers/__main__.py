@@ -148,7 +148,7 @@ def _methods() -> list[dict[str, object]]:
 def _text(rows: list[dict[str, object]]) -> str:
     lines = []
     for row in rows:
-        lines.append(f"{row['name']:<14}{row.get('parameters', row.get('summary'))}")
+        lines.append(f"{row['name']:<16}{row.get('parameters', row.get('summary'))}")
         hparams = row.get("hparams", {})
         assert isinstance(hparams, dict)
         for key, field in hparams.items():

@@ -46,7 +46,7 @@ def test_models_with_their_counts(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_models_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
-    assert "resnet18      11220132" in capsys.readouterr().out
+    assert "resnet18        11220132" in capsys.readouterr().out
 
 
 def test_methods_with_bounds_and_sources(capsys: pytest.CaptureFixture[str]) -> None:

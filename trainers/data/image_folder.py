@@ -8,32 +8,20 @@ Classes are numbered by name. Hidden files and files without an image's ending a
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from trainers import _decode
 from trainers.config import DataSpec
-from trainers.data import DataSet, Info, Split, _files, _split
+from trainers.data import DataSet, Info, Split, _images, _split
+from trainers.data._images import PROGRESS_S
 from trainers.errors import ConfigError, DataError
 
-log = logging.getLogger(__name__)
-
-FORMAT = 1  # of the cache
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 NAMED_FILES = 20  # faults that name a file, at most; one broken copy can break every file
-PROGRESS_S = 2.0  # between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -42,30 +30,15 @@ class _Listing:
 
     Attributes:
         path: of the folder.
-        files: split, class, file name, and what tells an old file from a new one; sorted.
+        files: split, class, file name and stamp; sorted.
         classes: of train, sorted.
         faults: of the layout.
     """
 
     path: Path
-    files: tuple[tuple[str, str, str, str], ...]
+    files: tuple[_images.File, ...]
     classes: tuple[str, ...]
     faults: tuple[str, ...]
-
-    def digest(self) -> str:
-        """SHA-256 of names, sizes and times: as long as it stays, the files are not read again."""
-        text = "\n".join(["\0".join(file) for file in self.files])
-        header = f"{FORMAT} {' '.join(Info.__match_args__)}"  # an index with other fields is not read
-        return hashlib.sha256(f"{header}\n{text}".encode(errors="surrogateescape")).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Index:
-    """What is known of a folder once it has been read."""
-
-    listing: str
-    content: str
-    info: Info
 
 
 def info(spec: DataSpec, root: Path) -> Info:
@@ -94,7 +67,7 @@ def load(spec: DataSpec, root: Path) -> DataSet:
         ConfigError, DataError: as in `info`; also more images asked for than there are.
     """
     index, pixels = _open(spec, root)
-    tensors = pixels if pixels is not None else _read_pixels(_cache(spec, root) / f"{index.content}.pt")
+    tensors = pixels if pixels is not None else _images.read_pixels(_cache(spec, root), index)
     if tensors is None:  # the cache lost it since
         index, tensors = _build(_list(_folder(spec, root)))
     splits = {
@@ -118,7 +91,7 @@ def _cache(spec: DataSpec, root: Path) -> Path:
     return root / ".cache" / "image_folder" / str(spec.folder)
 
 
-def _open(spec: DataSpec, root: Path) -> tuple[_Index, dict[str, Tensor] | None]:
+def _open(spec: DataSpec, root: Path) -> tuple[_images.Index, _images.Tensors | None]:
     """What is known of the folder, and its pixels if they had to be decoded just now."""
     listing = _list(_folder(spec, root))
     index, pixels = _known_or_built(listing, _cache(spec, root))
@@ -133,35 +106,17 @@ def _open(spec: DataSpec, root: Path) -> tuple[_Index, dict[str, Tensor] | None]
     return replace(index, info=replace(index.info, has_val=has_val)), pixels
 
 
-def _known_or_built(listing: _Listing, cache: Path) -> tuple[_Index, dict[str, Tensor] | None]:
+def _known_or_built(listing: _Listing, cache: Path) -> tuple[_images.Index, _images.Tensors | None]:
     if listing.faults:
         return _build(listing)  # raises, with the faults of single images too
-    digest = listing.digest()
-    known = _read_index(cache, digest)
-    if known is not None:
-        return known, None
-    with ExitStack() as held:
-        try:
-            held.enter_context(_files.one_at_a_time(cache / "lock"))
-        except OSError as error:
-            log.warning("folder=%s cache=off reason=%r", listing.path, str(error))
-            return _build(listing)
-        known = _read_index(cache, digest)  # another process may have built it while this one waited
-        if known is not None:
-            return known, None
-        index, pixels = _build(listing)
-        try:
-            _write(cache, index, pixels)
-        except OSError as error:
-            log.warning("folder=%s cache='not written' reason=%r", listing.path, str(error))
-        return index, pixels
+    return _images.known_or_built(listing.path, _images.listing_digest(listing.files), cache, lambda: _build(listing))
 
 
 def _list(folder: Path) -> _Listing:
     """List the folder; what is wrong with its layout is collected, not raised."""
     if not folder.is_dir():
         return _Listing(folder, (), (), (f"{folder}: no such folder",))
-    files: list[tuple[str, str, str, str]] = []
+    files: list[_images.File] = []
     faults = []
     classes: dict[str, set[str]] = {}
     for split in ("train", "test", "val"):
@@ -169,16 +124,14 @@ def _list(folder: Path) -> _Listing:
             if split != "val":
                 faults.append(f"{folder}: no `{split}/`; expected are train/<class>/<image> and test/<class>/<image>")
             continue
-        classes[split] = {entry.name for entry in _visible(folder / split) if entry.is_dir()}
+        classes[split] = {entry.name for entry in _images.visible(folder / split) if entry.is_dir()}
         if not classes[split]:
             faults.append(f"{folder / split}: no class folders; expected is {split}/<class>/<image>")
         for label in sorted(classes[split]):
             images = []
-            for entry in _visible(folder / split / label):
+            for entry in _images.visible(folder / split / label):
                 if os.path.splitext(entry.name)[1].lower() in ENDINGS and entry.is_file():
-                    status = entry.stat()
-                    stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-                    images.append((split, label, entry.name, stamp))
+                    images.append((split, label, entry.name, _images.stamp(entry)))
             if not images:
                 faults.append(f"{folder / split / label}: no images; image endings are {' '.join(sorted(ENDINGS))}")
             files += sorted(images)
@@ -195,63 +148,29 @@ def _list(folder: Path) -> _Listing:
     return _Listing(folder, tuple(files), tuple(sorted(classes.get("train", ()))), tuple(faults))
 
 
-def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if not entry.name.startswith("."))
-
-
 def _some(names: set[str]) -> str:
     first = sorted(names)[:5]
     return ", ".join(first) + (", ..." if len(names) > len(first) else "")
 
 
-def _build(listing: _Listing) -> tuple[_Index, dict[str, Tensor]]:
+def _build(listing: _Listing) -> tuple[_images.Index, _images.Tensors]:
     """Decode every image.
 
     Raises:
         DataError: every fault of layout and images.
     """
     names = ["/".join(file[:3]) for file in listing.files]
-    hashes = [""] * len(names)
-    unreadable: dict[int, str] = {}
-    sizes: dict[tuple[int, int], list[int]] = {}
-    coloured = False
-    pixels: NDArray[np.uint8] | None = None
-    done, told = 0, time.monotonic()
-    for chunk in _decode.decode_all([str(listing.path / name) for name in names]):
-        for position, image in chunk:
-            hashes[position] = image.sha256
-            if image.pixels is None:
-                unreadable[position] = image.fault
-                continue
-            size = image.pixels.shape[0], image.pixels.shape[1]
-            sizes.setdefault(size, []).append(position)
-            coloured = coloured or image.pixels.ndim == 3
-            if pixels is None:
-                pixels = np.zeros((len(names), *size, 3), np.uint8)
-            if size == pixels.shape[1:3]:
-                pixels[position] = image.pixels if image.pixels.ndim == 3 else image.pixels[:, :, None]
-        done += len(chunk)
-        if time.monotonic() - told > PROGRESS_S:
-            told = time.monotonic()
-            log.info("folder=%s decoded=%d of=%d", listing.path, done, len(names))
-
-    faults = [*listing.faults, *_unreadable_faults(names, unreadable), *_size_faults(names, sizes)]
-    if pixels is None or faults:
+    found = _images.decode(listing.path, names, progress_s=PROGRESS_S)
+    faults = [*listing.faults, *_unreadable_faults(names, found.unreadable), *_size_faults(names, found.sizes)]
+    if found.pixels is None or faults:
         raise DataError("\n".join(faults))
-    channels = 3 if coloured else 1
-    tensors: dict[str, Tensor] = {}
+    channels = 3 if found.coloured else 1
     labels = {name: label for label, name in enumerate(listing.classes)}
-    for split in ("train", "test", "val"):
-        rows = [row for row, file in enumerate(listing.files) if file[0] == split]
-        if rows:  # they follow each other
-            part = pixels[rows[0] : rows[-1] + 1, ..., :channels]
-            tensors[f"{split}_images"] = torch.from_numpy(part.transpose(0, 3, 1, 2).copy())
-            tensors[f"{split}_labels"] = torch.tensor([labels[listing.files[row][1]] for row in rows])
+    tensors = _images.tensors(listing.files, found.pixels[..., :channels], labels)
     mean, std = _constants(tensors["train_images"])
     if 0.0 in std:
         raise DataError(f"{listing.path}/train: a channel has one value everywhere (std {std}): cannot be standardised")
-    pixels_wide = pixels.shape[1]
+    pixels_wide = found.pixels.shape[1]
     known = Info(
         classes=len(listing.classes),
         channels=channels,
@@ -262,9 +181,8 @@ def _build(listing: _Listing) -> tuple[_Index, dict[str, Tensor]]:
         flip=True,
         has_val="val_labels" in tensors,
     )
-    lines = sorted(f"{name}\0{digest}\n" for name, digest in zip(names, hashes, strict=True))
-    whole = hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
-    return _Index(listing.digest(), whole, known), tensors
+    whole = _images.content_digest(names, found.hashes)
+    return _images.Index(_images.listing_digest(listing.files), whole, known), tensors
 
 
 def _unreadable_faults(names: list[str], unreadable: dict[int, str]) -> list[str]:
@@ -300,34 +218,3 @@ def _constants(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         mean.append(float((shares * levels).sum()))
         std.append(float((shares * (levels - mean[-1]).square()).sum().sqrt()))
     return tuple(mean), tuple(std)
-
-
-def _read_index(cache: Path, listing: str) -> _Index | None:
-    """The index, if it is of this listing and its pixels are there."""
-    try:
-        stored = json.loads((cache / "index.json").read_text())
-    except (OSError, ValueError):
-        return None
-    if stored.get("listing") != listing or not (cache / f"{stored['content']}.pt").is_file():
-        return None
-    fields = stored["info"] | {name: tuple(stored["info"][name]) for name in ("mean", "std")}
-    return _Index(stored["listing"], stored["content"], Info(**fields))
-
-
-def _read_pixels(path: Path) -> dict[str, Tensor] | None:
-    try:
-        tensors: dict[str, Tensor] = torch.load(path, weights_only=True)
-    except Exception as error:  # a damaged file raises whatever its bytes lead to; all of it can be made again
-        log.warning("cache=%s state=unreadable reason=%r action='decode again'", path, error)
-        return None
-    return tensors
-
-
-def _write(cache: Path, index: _Index, pixels: dict[str, Tensor]) -> None:
-    """Pixels first, because the index says that they are there; then what an older content left behind goes."""
-    _files.write_atomically(cache / f"{index.content}.pt", lambda file: torch.save(pixels, file))
-    text = json.dumps(asdict(index), indent=1).encode()
-    _files.write_atomically(cache / "index.json", lambda file: file.write(text))
-    for old in cache.glob("*.pt"):
-        if old.name != f"{index.content}.pt":
-            old.unlink(missing_ok=True)

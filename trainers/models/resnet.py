@@ -1,4 +1,4 @@
-"""ResNet18 and ResNet34 (He et al. 2016) in their CIFAR form: 3x3 stem of stride 1, no max-pool."""
+"""ResNet18 and ResNet34 (He et al. 2016) with the stem of CIFAR, and with both stems used for 64-pixel images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from trainers.models import Features, Network
 from trainers.models._basic import Block, conv3x3, run, run_keeping
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-NAMES = tuple(BLOCKS)
+STEMS = ("", "tiny7", "tiny3")
+NAMES = tuple(f"{name}_{stem}" if stem else name for stem in STEMS for name in BLOCKS)
 WIDTHS = (64, 128, 256, 512)
 
 
@@ -20,23 +21,38 @@ def serves(name: str) -> bool:
 
 def build(name: str, classes: int, channels: int, size: int) -> Network:
     """The network called `name`; any image size from 8 pixels."""
-    return ResNet(BLOCKS[name], classes, channels)
+    depth, _, stem = name.partition("_")
+    return ResNet(BLOCKS[depth], classes, channels, stem)
 
 
 class ResNet(Network):
-    """3x3 stem, four stages of basic blocks with strides 1, 2, 2, 2, global average pool, linear; PyTorch's own init.
+    """A stem, four stages of basic blocks with strides 1, 2, 2, 2, global average pool, linear.
 
-    Stage maps are taken after the ReLU that follows the sum; pre-ReLU maps are that sum.
+        ""       3x3 conv of stride 1; PyTorch's own init everywhere
+        "tiny7"  the ImageNet layout: 7x7 conv of stride 2, after BN and ReLU a 3x3 max-pool of stride 2
+        "tiny3"  3x3 conv of stride 1 WITH bias and PyTorch's own init: the public code of CuDFKD puts it into a built
+                 "tiny7" in place of the conv, and takes the max-pool out
+
+    The convs of the tiny ones are otherwise Kaiming normal over fan-out, as torchvision's are. With 64 pixels the stages
+    of "tiny7" end at 16, 8, 4 and 2 pixels, those of the others at 64, 32, 16 and 8. Stage maps are taken after the ReLU
+    that follows the sum; pre-ReLU maps are that sum.
 
     Args:
         blocks: of each stage.
         classes: K.
         channels: of the images.
+        stem: one of the three above.
     """
 
-    def __init__(self, blocks: tuple[int, ...], classes: int, channels: int) -> None:
+    def __init__(self, blocks: tuple[int, ...], classes: int, channels: int, stem: str) -> None:
         super().__init__()
-        self.conv = conv3x3(channels, WIDTHS[0], 1)
+        self.pools = stem == "tiny7"
+        if stem == "tiny7":
+            self.conv = nn.Conv2d(channels, WIDTHS[0], 7, stride=2, padding=3, bias=False)
+        elif stem == "tiny3":
+            self.conv = nn.Conv2d(channels, WIDTHS[0], 3, padding=1)
+        else:
+            self.conv = conv3x3(channels, WIDTHS[0], 1)
         self.norm = nn.BatchNorm2d(WIDTHS[0])
         self.stages = nn.ModuleList()
         before = WIDTHS[0]
@@ -45,13 +61,21 @@ class ResNet(Network):
             self.stages.append(nn.Sequential(first, *(Block(width, width, stride=1) for _ in range(count - 1))))
             before = width
         self.classifier = nn.Linear(WIDTHS[-1], classes)
+        if stem:
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d) and module.bias is None:  # only the conv put into the stem has one
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = run(self.stages, F.relu(self.norm(self.conv(images))))
+        maps = run(self.stages, self._stem(images))
         logits: Tensor = self.classifier(maps.mean((2, 3)))
         return logits
 
     def features(self, images: Tensor) -> Features:
-        stages, sums = run_keeping(self.stages, F.relu(self.norm(self.conv(images))))
+        stages, sums = run_keeping(self.stages, self._stem(images))
         pooled = stages[-1].mean((2, 3))
         return Features(self.classifier(pooled), pooled, stages, sums)
+
+    def _stem(self, images: Tensor) -> Tensor:
+        maps = F.relu(self.norm(self.conv(images)))
+        return F.max_pool2d(maps, 3, stride=2, padding=1) if self.pools else maps

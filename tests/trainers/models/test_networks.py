@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainers import models
+from trainers import _torchvision, models
 from trainers.errors import ConfigError
 
 # Printed for 100 classes with 32x32 images by the public code of the papers compared.
@@ -35,6 +35,12 @@ COUNTS = {
     "resnet18": 11_220_132,
     "resnet34": 21_328_292,
 }
+COUNTS_200 = {  # printed for 200 classes alone
+    "resnet18_tiny7": 11_279_112,
+    "resnet34_tiny7": 21_387_272,
+    "resnet18_tiny3": 11_271_496,
+    "resnet34_tiny3": 21_379_656,
+}
 COUNTS_10_200 = {
     "resnet18": (11_173_962, 11_271_432),
     "resnet34": (21_282_122, 21_379_592),
@@ -58,8 +64,23 @@ MAPS = {
     "vgg8": VGG,
     "vgg11": VGG,
     "resnet18": RESNET18,
+    "resnet18_tiny3": RESNET18,
+    "resnet18_tiny7": ((64, 8), (128, 4), (256, 2), (512, 1)),
 }
-SMALL = ("resnet8", "resnet8x4", "wrn_10_1", "wrn_16_2", "vgg8", "vgg11", "resnet18")
+MAPS_64 = {
+    "resnet20": ((16, 64), (32, 32), (64, 16)),
+    "resnet8x4": ((64, 64), (128, 32), (256, 16)),
+    "wrn_16_1": ((16, 64), (32, 32), (64, 16)),
+    "wrn_16_2": ((32, 64), (64, 32), (128, 16)),
+    "vgg11": ((128, 32), (256, 16), (512, 8), (512, 4)),
+    "resnet18": ((64, 64), (128, 32), (256, 16), (512, 8)),
+    "resnet18_tiny3": ((64, 64), (128, 32), (256, 16), (512, 8)),
+    "resnet18_tiny7": ((64, 16), (128, 8), (256, 4), (512, 2)),
+    "resnet34_tiny3": ((64, 64), (128, 32), (256, 16), (512, 8)),
+    "resnet34_tiny7": ((64, 16), (128, 8), (256, 4), (512, 2)),
+}
+TINY18 = ("resnet18_tiny7", "resnet18_tiny3")
+SMALL = ("resnet8", "resnet8x4", "wrn_10_1", "wrn_16_2", "vgg8", "vgg11", "resnet18", *TINY18)
 
 
 def images(size: int = 32, channels: int = 3, batch: int = 2) -> Tensor:
@@ -67,13 +88,19 @@ def images(size: int = 32, channels: int = 3, batch: int = 2) -> Tensor:
 
 
 def test_every_network_that_is_listed_has_its_printed_count_or_is_known_to_have_none() -> None:
-    assert set(models.known()) - set(COUNTS) == {"wrn_10_1"}
-    assert len(models.known()) == 21
+    assert set(models.known()) - set(COUNTS) - set(COUNTS_200) == {"wrn_10_1"}
+    assert len(models.known()) == 25
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameters_for_100_classes(name: str) -> None:
     assert models.parameters(name, classes=100) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", COUNTS_200)
+def test_parameters_for_200_classes_of_64_pixels(name: str) -> None:
+    assert models.parameters(name, classes=200, size=64) == COUNTS_200[name]
+    assert models.parameters(name, classes=100, size=64) == COUNTS_200[name] - 100 * (512 + 1)
 
 
 @pytest.mark.parametrize("name", COUNTS_10_200)
@@ -86,6 +113,8 @@ def test_parameters_for_10_and_200_classes(name: str) -> None:
     [
         ("resnet34", 36, 8512),
         ("resnet18", 20, 4800),
+        ("resnet34_tiny7", 36, 8512),
+        ("resnet18_tiny3", 20, 4800),
         ("vgg11", 8, 2752),
         ("wrn_40_2", 37, 2704),
         ("wrn_40_1", 37, 1360),
@@ -108,6 +137,17 @@ def test_maps_have_the_printed_shapes(name: str) -> None:
     assert network.classifier.weight.shape == (100, MAPS[name][-1][0])
 
 
+@pytest.mark.parametrize("name", MAPS_64)
+def test_maps_of_64_pixels(name: str) -> None:
+    network = models.build(name, classes=200, size=64, seed=0).eval()
+    with torch.inference_mode():
+        features = network.features(images(64, batch=1))
+        assert torch.equal(network(images(64, batch=1)), features.logits)
+    assert tuple((maps.shape[1], maps.shape[2]) for maps in features.stages) == MAPS_64[name]
+    assert [maps.shape for maps in features.pre_relu] == [maps.shape for maps in features.stages]
+    assert features.pooled.shape == (1, MAPS_64[name][-1][0]) and features.logits.shape == (1, 200)
+
+
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32), (3, 64)])
 @pytest.mark.parametrize("name", SMALL)
 def test_forward_and_features_give_the_same_bits_and_move_norms_alike(name: str, channels: int, size: int) -> None:
@@ -121,7 +161,7 @@ def test_forward_and_features_give_the_same_bits_and_move_norms_alike(name: str,
     assert torch.equal(two.classifier(features.pooled), features.logits)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "resnet18", "vgg8", "vgg11"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "resnet18", *TINY18, "vgg8", "vgg11"])
 def test_pre_relu_maps_become_the_stage_maps(name: str) -> None:
     features = models.build(name, classes=10, seed=0).features(images())
     for maps, before in zip(features.stages, features.pre_relu, strict=True):
@@ -180,6 +220,32 @@ def test_initial_weights_have_the_stated_spread() -> None:
     assert conv.weight.std().item() == pytest.approx(0.0589, rel=0.02)
 
 
+@pytest.mark.parametrize("name", TINY18)
+def test_initial_weights_of_the_tiny_networks(name: str) -> None:
+    # Kaiming normal, fan_out 9 * 512: 0.0208; PyTorch's default would be uniform within 1 / sqrt(9 * 512) = 0.0147.
+    network = models.build(name, classes=200, size=64, seed=0)
+    assert network.stages[-1][-1].conv2.weight.std().item() == pytest.approx(0.0208, rel=0.01)
+    assert network.stages[1][0].shortcut[0].weight.std().item() == pytest.approx(0.125, rel=0.02)  # fan_out 128
+    stem = network.conv
+    if name == "resnet18_tiny7":  # fan_out 49 * 64: 0.02525
+        assert (stem.kernel_size, stem.stride, stem.padding) == ((7, 7), (2, 2), (3, 3)) and stem.bias is None
+        assert stem.weight.std().item() == pytest.approx(0.02525, rel=0.03)
+    else:  # PyTorch's own: uniform within 1 / sqrt(9 * 3) = 0.19245, for the bias too
+        assert (stem.kernel_size, stem.stride, stem.padding) == ((3, 3), (1, 1), (1, 1)) and stem.bias is not None
+        assert 0.19 < stem.weight.abs().max().item() <= 0.19246 and 0.15 < stem.bias.abs().max().item() <= 0.19246
+
+
+def test_imagenet_layout_computes_what_torchvision_computes() -> None:
+    assert _torchvision.datasets  # that import lets the next one pass beside a torch without CUDA
+    from torchvision.models import resnet18
+
+    ours, theirs = models.build("resnet18_tiny7", classes=200, size=64, seed=0), resnet18(num_classes=200)
+    state = list(ours.state_dict().values())
+    assert [each.shape for each in state] == [each.shape for each in theirs.state_dict().values()]
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), state, strict=True)))
+    assert torch.allclose(ours(images(64)), theirs(images(64)), atol=1e-5)
+
+
 def test_weights_depend_on_seed_and_role_alone() -> None:
     def weight(seed: int, role: str) -> Tensor:
         return models.build("resnet8", classes=10, seed=seed, role=role).classifier.weight
@@ -197,14 +263,29 @@ def test_building_leaves_the_callers_random_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("name", ["wrn_16_2", "wrn_10_1", "wrn_22_12", "vgg8", "resnet8x4", "resnet34"])
+@pytest.mark.parametrize(
+    "name", ["wrn_16_2", "wrn_10_1", "wrn_22_12", "vgg8", "resnet8x4", "resnet34", "resnet34_tiny3"]
+)
 def test_name_exists(name: str) -> None:
     assert models.exists(name)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["wrn_17_2", "wrn_4_1", "wrn_16_0", "wrn_16", "resnet9", "resnet20x4", "vgg", "", "no.such.module", "_basic"],
+    [
+        "wrn_17_2",
+        "wrn_4_1",
+        "wrn_16_0",
+        "wrn_16",
+        "resnet9",
+        "resnet20x4",
+        "resnet18_",
+        "resnet20_tiny7",
+        "vgg",
+        "",
+        "no.such.module",
+        "_basic",
+    ],
 )
 def test_unknown_name_is_an_error_that_lists_the_known(name: str) -> None:
     assert not models.exists(name)
