@@ -12,6 +12,15 @@ from trainers.errors import ConfigError
 _SCRATCH = "CMI authors' benchmark and CuDFKD's code: SGD .1 / .9 / 1e-4, batch 256, 200 epochs, x.1 at 120, 150, 180, best epoch kept"
 _CUDFKD = "CuDFKD's official scripts: SGD .1 / .9 / 1e-4, cosine to 0 per epoch, 400 student updates an epoch"
 
+
+def _datafree(name: str, row: str, *, epochs: int, batch: int) -> Protocol:
+    """A row of the scripts' settings; epochs 0, 10, 80, 150 and the last keep samples and histograms (Fig. 5)."""
+    return Protocol(
+        name=name, source=f"{_CUDFKD}; {row}", epochs=epochs, batch_size=batch, lr=0.1, weight_decay=1e-4,
+        augment=False, updates_per_epoch=400, stats_from_epoch=80, artifact_epochs=(0, 10, 80, 150),
+    )  # fmt: skip
+
+
 _ALL = (
     Protocol(
         name="scratch-200", source=_SCRATCH, epochs=200, batch_size=256, lr=0.1, weight_decay=1e-4,
@@ -22,16 +31,32 @@ _ALL = (
         epochs=200, batch_size=256, lr=0.1, weight_decay=1e-4, schedule="step", milestones=(120, 150, 180), stop_at_acc1_pct=94.07,
     ),
     Protocol(
-        name="cudfkd-cifar10", source=f"{_CUDFKD}; CIFAR-10 ResNet34 -> ResNet18: batch 512, 250 epochs", epochs=250,
-        batch_size=512, lr=0.1, weight_decay=1e-4, augment=False, updates_per_epoch=400, stats_from_epoch=80, artifact_epochs=(0, 10, 80, 150),
+        name="scratch-tiny", source="CuDFKD's script for Tiny-ImageNet: SGD .1 / .9 / 1e-4, batch 512, 200 epochs, x.1 at 120, 150, 180, best epoch kept",
+        epochs=200, batch_size=512, lr=0.1, weight_decay=1e-4, schedule="step", milestones=(120, 150, 180), keep="best",
+    ),
+    _datafree("cudfkd-cifar10", "CIFAR-10 ResNet34 -> ResNet18: batch 512, 250 epochs", epochs=250, batch=512),
+    _datafree("cudfkd-cifar10-noisy", "CIFAR-10 ResNet34 -> ResNet18 'agg', noisy teacher: batch 768, 250 epochs", epochs=250, batch=768),
+    _datafree("cudfkd-cifar10-b256", "batch 256 (Table V; CMI, DFQ and DFAD scripts), 250 epochs", epochs=250, batch=256),
+    _datafree("cudfkd-cifar10-b1024", "CIFAR-10 VGG11 and WRN rows, DAFL and ADI scripts: batch 1024, 250 epochs", epochs=250, batch=1024),
+    _datafree("cudfkd-cifar100", "CIFAR-100: batch 768 (Fig. 9), 300 epochs", epochs=300, batch=768),
+    _datafree("cudfkd-cifar100-b256", "batch 256 (Table V; CMI, DFQ and DFAD scripts), 300 epochs", epochs=300, batch=256),
+    _datafree("cudfkd-cifar100-b1024", "CIFAR-100 WRN rows, DAFL and ADI scripts: batch 1024, 300 epochs", epochs=300, batch=1024),
+    _datafree("cudfkd-tiny", "Tiny-ImageNet: 400 epochs; batch 256 on one device for the scripts' 512 split over two", epochs=400, batch=256),
+    Protocol(
+        name="gpu-scratch", source="this project: scratch-200 shortened to minutes on one data-centre GPU", epochs=30, batch_size=256, lr=0.1,
+        weight_decay=5e-4, schedule="cosine", keep="best",
     ),
     Protocol(
-        name="cudfkd-cifar10-noisy", source=f"{_CUDFKD}; CIFAR-10 ResNet34 -> ResNet18 'agg', noisy teacher: batch 768, 250 epochs", epochs=250,
-        batch_size=768, lr=0.1, weight_decay=1e-4, augment=False, updates_per_epoch=400, stats_from_epoch=80, artifact_epochs=(0, 10, 80, 150),
+        name="gpu-datafree", source="this project: CuDFKD's scripts shortened to minutes on one data-centre GPU", epochs=20, batch_size=256, lr=0.1,
+        weight_decay=1e-4, augment=False, updates_per_epoch=400, stats_from_epoch=6, stats_drop_last=1,
     ),
     Protocol(
-        name="cudfkd-cifar100", source=f"{_CUDFKD}; CIFAR-100: batch 768 (Fig. 9), 300 epochs", epochs=300,
-        batch_size=768, lr=0.1, weight_decay=1e-4, augment=False, updates_per_epoch=400, stats_from_epoch=80, artifact_epochs=(0, 10, 80, 150),
+        name="cpu-scratch", source="this project: real images on a CPU, minutes", epochs=6, batch_size=128, lr=0.1, weight_decay=5e-4,
+        schedule="cosine", keep="best",
+    ),
+    Protocol(
+        name="cpu-datafree", source="this project: real images on a CPU, minutes", epochs=8, batch_size=64, lr=0.1, weight_decay=1e-4, augment=False,
+        updates_per_epoch=100, stats_from_epoch=2, stats_drop_last=1,
     ),
     Protocol(
         name="demo-scratch", source="this project: handwritten digits on a CPU", epochs=20, batch_size=64, lr=0.1, weight_decay=5e-4,

@@ -19,7 +19,7 @@ def test_names_are_unique_and_sources_given() -> None:
 
 
 def test_unknown_protocol() -> None:
-    with pytest.raises(ConfigError, match=r"unknown protocol 'scratch'.*known: cudfkd-cifar10, "):
+    with pytest.raises(ConfigError, match=r"unknown protocol 'scratch'.*known: .*cudfkd-cifar10, "):
         protocols.get("scratch")
 
 
