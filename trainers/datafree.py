@@ -33,7 +33,14 @@ class DataFreeLoop:
         self.updates_per_epoch = trial.protocol.updates_per_epoch
         file = module(trial.method)
         context = Context(
-            setup.student, setup.teacher, setup.images.info, trial.protocol, trial.seed, setup.device, setup.pool_folder
+            setup.student,
+            setup.teacher,
+            setup.images.info,
+            trial.protocol,
+            trial.seed,
+            setup.device,
+            setup.images.train.labels,
+            setup.pool_folder,
         )
         self.method: DataFreeMethod = file.Method(file.Config.model_validate(dict(trial.hparams)), context)
         self.optimizer = make_optimizer(trial, self.student.parameters())

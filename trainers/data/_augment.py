@@ -51,13 +51,20 @@ def _constants(
         )
 
 
-def augment(images: Tensor, info: Info, generator: torch.Generator) -> Tensor:
+def flip(images: Tensor, info: Info, generator: torch.Generator) -> Tensor:
+    """A horizontal flip of each image with probability 1/2, where `info.flip` allows it; draws in either case."""
+    flipped = torch.rand((len(images), 1, 1, 1), generator=generator, device=images.device) < 0.5
+    return torch.where(flipped, images.flip(3), images) if info.flip else images
+
+
+def augment(images: Tensor, info: Info, generator: torch.Generator, *, flips: bool = True) -> Tensor:
     """A random crop of each image padded with zeros (black), then a horizontal flip with probability 1/2.
 
     Args:
         images: (B, C, H, W) uint8, before standardisation, so that the padding is black and not the mean colour.
         info: `crop_padding` p gives each offset as uniform on 0 ... 2p; `flip` says whether images are flipped at all.
         generator: on the images' device; drawn from also where p is 0 or flip is off.
+        flips: False where the images were flipped before.
 
     Returns:
         (B, C, H, W) uint8.
@@ -68,7 +75,7 @@ def augment(images: Tensor, info: Info, generator: torch.Generator) -> Tensor:
     flipped = torch.rand((batch, 1), generator=generator, device=device) < 0.5
     rows = offsets[0] + torch.arange(height, device=device)  # (B, H)
     columns = offsets[1] + torch.arange(width, device=device)  # (B, W)
-    if info.flip:
+    if info.flip and flips:
         columns = torch.where(flipped, columns.flip(1), columns)
     padded = F.pad(images, (padding, padding, padding, padding)).flatten(2)  # (B, C, (H + 2p) (W + 2p))
     source = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]  # (B, H, W), positions in `padded`

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,7 @@ class Context:
         protocol: the recipe; `updates_per_epoch` student updates make an epoch.
         seed: the trial's seed, for named streams.
         device: where the tensors are.
+        labels: (N,) int64, of the training split, on `device`; a data-free method never looks at them.
         pool_folder: for files that are written once and that the method's state refers to; they follow a continued trial.
     """
 
@@ -41,6 +44,7 @@ class Context:
     protocol: Recipe
     seed: int
     device: torch.device
+    labels: Tensor
     pool_folder: Path
 
     @property
@@ -48,28 +52,6 @@ class Context:
         """The teacher of a method that declares one."""
         assert self.teacher is not None
         return self.teacher
-
-
-class Batch(NamedTuple):
-    """One training batch of a method with data.
-
-    Attributes:
-        labels: (B,) int64.
-        student_logits: (B, K).
-        teacher_logits: (B, K) without gradient; None where the method needs no teacher.
-    """
-
-    labels: Tensor
-    student_logits: Tensor
-    teacher_logits: Tensor | None
-
-
-class DistillMethod(Protocol):
-    """A method that trains on images. `terms(batch)` gives weighted scalars; their sum is the loss."""
-
-    def __init__(self, config: Any, context: Context) -> None: ...
-
-    def terms(self, batch: Batch) -> Terms: ...
 
 
 class Output(NamedTuple):
@@ -88,6 +70,98 @@ class Output(NamedTuple):
         """The features of a method that declares `needs_features`."""
         assert self.features is not None
         return self.features
+
+
+class Batch(NamedTuple):
+    """One training batch of a method with data.
+
+    Attributes:
+        rows: (B,) int64, of the images in the training split: what memory banks are addressed by.
+        labels: (B,) int64.
+        student: the student's answer to all views, rows i * V ... i * V + V - 1 belonging to image i.
+        teacher: likewise, without gradient; None where the method needs no teacher.
+        views: V, 1 unless the method declares others.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    student: Output
+    teacher: Output | None
+    views: int = 1
+
+    @property
+    def student_logits(self) -> Tensor:
+        """Of view 0, shape (B, K)."""
+        return self.student.logits[:: self.views]
+
+    @property
+    def teacher_logits(self) -> Tensor:
+        """Of view 0, shape (B, K), without gradient."""
+        return self.taught.logits[:: self.views]
+
+    @property
+    def taught(self) -> Output:
+        """The teacher's answer of a method that declares one."""
+        assert self.teacher is not None
+        return self.teacher
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """Epochs before the recipe's own, in which something else is trained: connectors, a paraphraser, the teacher's head.
+
+    Attributes:
+        epochs: how many, at the scale of the trial's protocol.
+        rates: learning rate of each epoch from 0.
+        parameters: what the optimiser of this stage gets; those of the student among them where its trunk is trained.
+        terms: of a batch, like the method's own.
+        student_mode: "eval": the student's BatchNorm statistics stay; "train": they move.
+        prepare: called at the start of each epoch, after modes were set.
+    """
+
+    epochs: int
+    rates: Callable[[int], float]
+    parameters: Sequence[nn.Parameter]
+    terms: Callable[[Batch], Terms]
+    student_mode: Literal["train", "eval"] = "eval"
+    prepare: Callable[[], None] = lambda: None
+
+
+class DistillMethod(ABC):
+    """A method that trains on images. `terms(batch)` gives weighted scalars; their sum is the loss.
+
+    Attributes:
+        needs_features: whether it looks at maps or pooled features, not only at logits.
+        views: a name of `trainers.data._views`: what the networks see of one image.
+        modules: trained or kept beside the student: adapters, heads, banks. Parameters with `requires_grad` are optimised with
+            the student, in its group; parameters and buffers of all are part of the checkpoint.
+        first_stage: what is trained before; None for methods with one stage.
+    """
+
+    needs_features = False
+    views = "plain"
+    first_stage: FirstStage | None = None
+
+    def __init__(self, config: Any, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.modules = nn.ModuleDict()
+
+    @abstractmethod
+    def terms(self, batch: Batch) -> Terms:
+        """Weighted terms of one update."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before the first update of epoch `epoch` (from 0, first-stage epochs not counted)."""
+        return
+
+    def end_epoch(self) -> dict[str, float]:
+        """Called after the last update of an epoch; returns scalars to be logged."""
+        return {}
+
+    def write_artifacts(self, folder: Path, epoch: int) -> None:
+        """Writes what figures need of epoch `epoch` into `folder`."""
+        return
 
 
 class DataFreeMethod(Protocol):
@@ -167,6 +241,18 @@ def faults(name: str, config: MethodConfig, protocol: Recipe, info: Info, teache
     find = getattr(module(name), "faults", None)
     found: list[str] = [] if find is None else find(config, protocol, info, teacher)
     return found
+
+
+def synthesis_images(name: str, config: MethodConfig, protocol: Recipe) -> int:
+    """Images that go through teacher and generator to be improved in one epoch, for estimates of cost.
+
+    A method whose synthesis is not one batch for each `generator_steps` says so in a function of this name in its file.
+    """
+    count = getattr(module(name), "synthesis_images", None)
+    if count is not None:
+        return int(count(config, protocol))
+    cycles = math.ceil((protocol.updates_per_epoch or 0) / getattr(config, "student_steps", 1))
+    return cycles * int(getattr(config, "generator_steps", 1)) * protocol.batch_size
 
 
 def traits(name: str) -> Mapping[str, str]:

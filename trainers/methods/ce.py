@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainers.config import MethodConfig
-from trainers.methods import Batch, Context, Terms
+from trainers.methods import Batch, DistillMethod, Terms
 
 KIND = "distill"
 VERSION = 1
@@ -30,11 +30,8 @@ def ce_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(student_logits.float(), labels)
 
 
-class Method:
+class Method(DistillMethod):
     """Supervised training; a protocol with `stop_at_acc1_pct` makes the noisy teachers of CuDFKD, Sec. V-D."""
-
-    def __init__(self, config: Config, context: Context) -> None:
-        pass
 
     def terms(self, batch: Batch) -> Terms:
         return {"ce": ce_loss(batch.student_logits, batch.labels)}

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trainers.config import MethodConfig
-from trainers.methods import Batch, Context, Terms
+from trainers.methods import Batch, DistillMethod, Terms
 from trainers.methods._losses import kl_per_sample
 from trainers.methods.ce import ce_loss
 
@@ -44,14 +44,10 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) 
     return kl_per_sample(student_logits, teacher_logits.detach(), temperature).mean()
 
 
-class Method:
+class Method(DistillMethod):
     """L = ce_weight * CE + kd_weight * KD."""
 
-    def __init__(self, config: Config, context: Context) -> None:
-        self.config = config
-
     def terms(self, batch: Batch) -> Terms:
-        assert batch.teacher_logits is not None
         return {
             "ce": self.config.ce_weight * ce_loss(batch.student_logits, batch.labels),
             "kd": self.config.kd_weight * kd_loss(batch.student_logits, batch.teacher_logits, self.config.temperature),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from trainers.methods import Batch
+from trainers.methods import Batch, Output
 from trainers.methods.ce import ce_loss
 from trainers.methods.kd import Config, Method, kd_loss
 
@@ -49,7 +49,7 @@ def test_gradient_goes_to_the_student_alone() -> None:
 def test_terms_are_weighted() -> None:
     labels = torch.tensor([0, 1])
     config = Config(temperature=2.0, ce_weight=0.3, kd_weight=0.7)
-    terms = Method(config, None).terms(Batch(labels, S, T))  # type: ignore[arg-type]
+    terms = Method(config, None).terms(Batch(torch.arange(2), labels, Output(S), Output(T)))
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(
         {"ce": 0.3 * float(ce_loss(S, labels)), "kd": 0.7 * float(kd_loss(S, T, 2.0))}
     )

@@ -1,0 +1,51 @@
+"""What the networks see of one training image: one view, or several that lie next to each other in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainers.data import Info
+from trainers.data._augment import augment, flip
+
+Make = Callable[[Tensor, Info, torch.Generator, bool], Tensor]
+
+
+@dataclass(frozen=True)
+class Views:
+    """How a batch of images becomes a batch of views.
+
+    Attributes:
+        count: V, views of each image.
+        make: (B, C, H, W) uint8, info, generator on the images' device, whether the protocol augments -> (B * V, C, H, W)
+            uint8; rows i * V ... i * V + V - 1 are the views of image i, the first being the one that is distilled plainly.
+    """
+
+    count: int
+    make: Make
+
+
+def plain(images: Tensor, info: Info, generator: torch.Generator, augmented: bool) -> Tensor:
+    """One view: a random crop and flip where the protocol augments."""
+    return augment(images, info, generator) if augmented else images
+
+
+def rotations(images: Tensor, info: Info, generator: torch.Generator, augmented: bool) -> Tensor:
+    """Four views (SSKD, PCKD): flipped once, turned counter-clockwise by 0, 90, 180 and 270 degrees, then cropped one by one.
+
+    Args:
+        images: (B, C, H, W) uint8, square.
+
+    Returns:
+        (4 B, C, H, W) uint8.
+    """
+    if augmented:
+        images = flip(images, info, generator)
+    turned = torch.stack([torch.rot90(images, turns, dims=(2, 3)) for turns in range(4)], dim=1).flatten(0, 1)
+    return augment(turned, info, generator, flips=False) if augmented else turned
+
+
+VIEWS: Mapping[str, Views] = {"plain": Views(1, plain), "rotations": Views(4, rotations)}
