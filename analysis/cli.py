@@ -19,10 +19,13 @@ from sweeps.errors import SweepError
 from sweeps.settings import Settings
 
 if TYPE_CHECKING:
+    from analysis.declared import Declared
     from analysis.grid import Grid
     from analysis.runs import Store
     from analysis.searches import SearchResult
     from analysis.tables import Table
+
+    Result = Grid | SearchResult | Declared
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +61,9 @@ def outputs(experiment_name: str, profile_name: str, settings: Settings, folder:
 
 def load(
     store: Store, name: str, profile_name: str, metrics: Sequence[str] = (), select: Select | None = None
-) -> Grid | SearchResult:
-    """An experiment's results, of a grid or of a search."""
-    from analysis import grid, searches
+) -> Result:
+    """An experiment's results: of a grid, of a search, or the words that its methods declare."""
+    from analysis import declared, grid, searches
     from sweeps import spec
 
     profile = spec.load_profile(profile_name)
@@ -68,43 +71,48 @@ def load(
     sweep = store.sweep(experiment.name, profile.name)
     if experiment.file.search is not None:
         return searches.load(experiment, profile.name, sweep, store, metrics, select)
+    if experiment.file.report.kind == "declared":
+        return declared.load(experiment, profile.name, sweep, metrics)
     return grid.load(experiment, profile.name, sweep, store, metrics, select)
 
 
-def table_of(result: Grid | SearchResult) -> tuple[Table, list[dict[str, Any]]]:
+def table_of(result: Result) -> tuple[Table, list[dict[str, Any]]]:
     """The table, and its rows for machines."""
-    from analysis import searches, tables
+    from analysis import declared, searches, tables
 
     if isinstance(result, searches.SearchResult):
         return searches.table(result), searches.rows(result)
+    if isinstance(result, declared.Declared):
+        return declared.table(result), declared.rows(result)
     return tables.table(result), tables.rows(result)
 
 
-def table_texts(result: Grid | SearchResult) -> dict[str, str]:
+def table_texts(result: Result) -> dict[str, str]:
     from analysis import tables
 
     table, rows = table_of(result)
     return {"md": tables.markdown(table), "latex": tables.latex(table), "csv": tables.csv_text(rows)}
 
 
-def drawable(result: Grid | SearchResult) -> bool:
-    from analysis import figures, searches
+def drawable(result: Result) -> bool:
+    from analysis import figures, grid
 
-    return not isinstance(result, searches.SearchResult) and result.kind in figures.kinds()
+    return isinstance(result, grid.Grid) and result.kind in figures.kinds()
 
 
-def figure_files(result: Grid | SearchResult, where: Path) -> list[Path]:
+def figure_files(result: Result, where: Path) -> list[Path]:
     """The figure's files, named after its kind.
 
     Raises:
         AnalysisError: a kind that nothing draws.
     """
-    from analysis import figures, searches
+    from analysis import figures, grid, searches
     from analysis.errors import ReportError
 
-    if isinstance(result, searches.SearchResult):
+    if not isinstance(result, grid.Grid):
+        noun = "a search" if isinstance(result, searches.SearchResult) else "a table of words"
         raise ReportError(
-            f"{result.name}: a search has no figure; `paper table {result.name} --profile {result.profile}` shows it"
+            f"{result.name}: {noun} has no figure; `paper table {result.name} --profile {result.profile}` shows it"
         )
     figure = figures.draw(result)
     return [
@@ -112,16 +120,16 @@ def figure_files(result: Grid | SearchResult, where: Path) -> list[Path]:
     ]
 
 
-def missing(result: Grid | SearchResult) -> int:
-    """Trials (in a search: cells) that should have a value and have none."""
-    from analysis import searches
+def missing(result: Result) -> int:
+    """Trials (in a search and in a table of words: cells) that should have a value and have none."""
+    from analysis import grid
 
-    if isinstance(result, searches.SearchResult):
+    if not isinstance(result, grid.Grid):
         return len(result.missing)
     return len(result.holes.drop_duplicates([*result.axes, "seed"]))
 
 
-def place(folder: Path, result: Grid | SearchResult) -> Path:
+def place(folder: Path, result: Result) -> Path:
     return folder / result.name / result.profile
 
 
@@ -239,19 +247,12 @@ def main(argv: list[str] | None = None) -> int:
     return report(faults) if faults else 1 if holes else 0
 
 
-def answer(result: Grid | SearchResult, args: argparse.Namespace, settings: Settings) -> Any:
+def answer(result: Result, args: argparse.Namespace, settings: Settings) -> Any:
     """What one experiment adds to stdout: text, or an object with --json. Writes the files of `table` and `figure`."""
-    from analysis import diff, searches, tables
-    from analysis.errors import ReportError
-
     head = {"experiment": result.name, "profile": result.profile}
     where = place(settings.home.parent / "paper" if args.verb == "diff" or args.out is None else args.out, result)
     if args.verb == "diff":
-        if isinstance(result, searches.SearchResult):
-            raise ReportError(f"{result.name}: a search has no printed values; `paper table {result.name}` shows it")
-        if args.json:
-            return head | {"comparable": result.comparable, "remarks": list(result.remarks), "rows": diff.rows(result)}
-        return tables.markdown(diff.table(result))
+        return diff_answer(result, head) if args.json else diff_text(result)
     if args.verb == "figure":
         files = [str(path) for path in figure_files(result, where)]
         return head | {"files": files} if args.json else "".join(f"{path}\n" for path in files)
@@ -260,6 +261,37 @@ def answer(result: Grid | SearchResult, args: argparse.Namespace, settings: Sett
     if args.json:
         return head | {"remarks": list(result.remarks), "rows": table_of(result)[1], "files": files}
     return texts[args.format]
+
+
+def diff_answer(result: Result, head: Mapping[str, Any]) -> dict[str, Any]:
+    """Ours beside the printed values, for machines."""
+    from analysis import declared, diff
+
+    result = comparable(result)
+    if isinstance(result, declared.Declared):
+        return {**head, "comparable": True, "remarks": list(result.remarks), "rows": declared.diff_rows(result)}
+    return {**head, "comparable": result.comparable, "remarks": list(result.remarks), "rows": diff.rows(result)}
+
+
+def diff_text(result: Result) -> str:
+    from analysis import declared, diff, tables
+
+    result = comparable(result)
+    found = declared.diff(result) if isinstance(result, declared.Declared) else diff.table(result)
+    return tables.markdown(found)
+
+
+def comparable(result: Result) -> Grid | Declared:
+    """
+    Raises:
+        AnalysisError: a search, which no paper prints.
+    """
+    from analysis import searches
+    from analysis.errors import ReportError
+
+    if isinstance(result, searches.SearchResult):
+        raise ReportError(f"{result.name}: a search has no printed values; `paper table {result.name}` shows it")
+    return result
 
 
 def report(faults: Sequence[str]) -> int:

@@ -29,7 +29,7 @@ def table(grid: Grid) -> Table:
     blocks = []
     found = rows(grid)
     for name in grid.metrics:
-        metric = names.metric(name)
+        metric = grid.metric(name)
         lines = []
         for row in found:
             if row["metric"] != names.result_name(name, grid.select):
@@ -45,7 +45,7 @@ def table(grid: Grid) -> Table:
     if grid.comparable and not grid.origin:
         remarks.append("There are no printed values for this experiment.")
     header = ["ours", grid.origin, "difference"] if compared else ["ours"]
-    statistic = stats.statistic(grid.over_seeds, grid.select, [int(row["n"]) for row in found])
+    statistic = stats.statistic(grid.over_seeds, grid.epoch, [int(row["n"]) for row in found])
     caption = f"{grid.name}, profile {grid.profile}: {statistic}."
     return Table(grid.title, caption, ", ".join(grid.axes) or "cell", header, blocks, list(notes), remarks)
 
@@ -58,5 +58,5 @@ def signed(value: float | None, metric: names.Metric) -> str:
     """With its sign; a true minus, and no sign on what rounds to zero."""
     if value is None:
         return HOLE
-    text = f"{value:+.{metric.digits}f}"
+    text = f"{value * metric.factor:+.{metric.digits}f}"
     return metric.text(0.0) if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")

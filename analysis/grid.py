@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import pandas as pd
 
+from analysis import history, printed, snapshots, stats
 from analysis import metrics as names
-from analysis import printed, stats
 from analysis.errors import ReportError, StoreError
 from analysis.runs import Run, Store, Sweep
-from sweeps.spec import Cell, Experiment
+from analysis.snapshots import Snapshot
+from sweeps.spec import Cell, Experiment, Report, matches
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ COLUMNS = (
     "reference_n",
     "origin",
 )
+OBJECTS = ("curve", "snapshot", "labels")
 NOT_RUN = ("absent", "reported")
 """States of cells that nobody means to train: no holes."""
 NOT_COMPARED = {"reference": math.nan, "reference_std": math.nan, "reference_n": 0, "origin": ""}
@@ -49,8 +51,8 @@ class Grid:
         comparable: whether printed values belong beside ours: only at the paper's own scale.
         origin: where printed values come from; "" without any.
         remarks: sentences for below a table.
-        frame: one row for each cell, seed and metric: the axes as ordered categoricals, then `COLUMNS`; with
-            over_seeds = "mean_curve" also `curve`, the (epoch, value) pairs.
+        frame: one row for each cell, seed and metric: the axes as ordered categoricals, then `COLUMNS`; where a
+            metric needs them also `curve`, the (epoch, value) pairs, and `snapshot`, what was kept of one epoch.
     """
 
     name: str
@@ -84,9 +86,47 @@ class Grid:
         """The panels' labels; one empty label where there are no panels."""
         return self.axes[self.panels] if self.panels else [""]
 
+    def metric(self, name: str) -> names.Metric:
+        """How a metric is shown here: times in a unit that suits them, two selections of one metric told apart."""
+        largest = None
+        if names.bare(name) in names.COSTS and not (self.comparable and self.origin):  # else in the paper's unit
+            values = [c["value"] for c in self.cells if c["metric"] == name and math.isfinite(c["value"])]
+            largest = max(values, default=None)
+        found = names.metric(name, largest)
+        chosen = name if name.startswith(("best/", "last/")) else names.result_name(name, self.select)
+        if self.ambiguous(name) and chosen.startswith(("best/", "last/")):
+            return replace(found, label=f"{chosen.split('/')[0].capitalize()} {found.label}")
+        return found
+
+    def ambiguous(self, name: str) -> bool:
+        """Whether the label alone leaves open which value of the metric is meant: another column has it too."""
+        others = [other for other in self.metrics if other != name]
+        windowed = [match["metric"] for match in map(names.WINDOWED.fullmatch, others) if match is not None]
+        selected = [names.bare(other) for other in others if not names.EPOCH.match(other)]
+        return names.bare(name) in (*windowed, *selected) and not any(map(names.EPOCH.match, others))
+
+    def drawn(self, name: str) -> names.Metric:
+        """As `metric`, for the values of `block`, which are in its unit already."""
+        return replace(self.metric(name), factor=1.0)
+
     def block(self, metric: str, panel: str) -> list[dict[str, Any]]:
-        """The cells of one metric and panel."""
-        return [c for c in self.cells if c["metric"] == metric and (self.panels is None or c[self.panels] == panel)]
+        """The cells of one metric and panel, values in the unit they are shown in."""
+        factor = self.metric(metric).factor
+        scaled = ("value", "std", "printed", "printed_std")
+        return [
+            cell | {name: cell[name] * factor for name in scaled}
+            for cell in self.cells
+            if cell["metric"] == metric and (self.panels is None or cell[self.panels] == panel)
+        ]
+
+    @property
+    def epoch(self) -> str:
+        """Which epoch the values belong to, for captions."""
+        if self.kind == "epochs" and len({name.split("/")[0] for name in self.metrics}) > 1:
+            return "best and last epoch, per metric"
+        if self.kind == "histogram":
+            return "mean over test images, last recorded epoch"
+        return "mean over generated images" if self.kind == "density" else self.select
 
     @property
     def holes(self) -> pd.DataFrame:
@@ -106,12 +146,10 @@ def load(
 
     Raises:
         StoreError: a metric that no finished run has, or one cell with two configurations.
-        ReportError: printed values that cannot be mapped.
+        ReportError: printed values that cannot be mapped, or epochs that are not the paper's.
     """
     report = experiment.file.report
-    select = select or report.select
-    shown = tuple(dict.fromkeys(metrics or report.metrics))
-    reserved = sorted({*COLUMNS, "curve"} & {axis.name for axis in experiment.file.axes})
+    reserved = sorted({*COLUMNS, *OBJECTS} & {axis.name for axis in experiment.file.axes})
     if reserved:
         raise ReportError(
             *(
@@ -119,41 +157,18 @@ def load(
                 for name in reserved
             )
         )
+    shown, select = what(report, metrics, select)
     planned = planned_trials(sweep.plan, experiment.name)
-    seeds = sorted(
-        {*experiment.file.seeds, *(seed for trials in planned.values() for seed in trials)}, key=seed_order(experiment)
-    )
     runs = store.runs({digest for trials in planned.values() for digest in trials.values()})
-    check_metrics(runs, shown, select, experiment.name)
-    reference = printed.load(experiment)
-    origin = experiment.file.report.reference.origin if experiment.file.report.reference else ""
-    rows = []
-    for cell in experiment.cells:
-        trials = planned.get(label_key(cell.labels), {})
-        for metric in shown:
-            values = reference.get(printed.key_of(experiment, cell.labels, metric), [])
-            theirs = summarise(values, report.over_seeds, metric)
-            for seed in seeds:
-                digest = trials.get(seed, "")
-                run = runs.get(digest)
-                value, state, note = outcome(cell, digest, run, names.result_name(metric, select))
-                row: dict[str, Any] = {**cell.labels, "seed": seed, "metric": metric, "value": value, "digest": digest}
-                row |= {
-                    "run_id": run.run_id if run else "",
-                    "link": run.link if run else "",
-                    "state": state,
-                    "note": note,
-                }
-                row |= {"reference": theirs.value, "reference_std": theirs.std, "reference_n": theirs.n}
-                rows.append(row | {"origin": origin if theirs.n else ""})
-    axes = {axis.name: kept_labels(experiment, axis.name) for axis in experiment.file.axes}
-    frame = pd.DataFrame(rows, columns=[*axes, *COLUMNS])
-    for name, labels in axes.items():
-        frame[name] = pd.Categorical(frame[name], categories=list(labels), ordered=True)
-    frame["reference_std"] = frame["reference_std"].astype(float)
-    if report.over_seeds == "mean_curve":
-        frame["curve"] = pd.Series(curves(frame, runs, store), index=frame.index, dtype=object)
+    rows = list(cell_rows(experiment, planned, runs, shown, select))
+    check_metrics(rows, runs, select, experiment)
+    history.attach(rows, runs, store, report.kind, report.over_seeds)
+    attach_snapshots(rows, runs, store, report)
     comparable = bool(sweep.plan["scale"]["comparable"])
+    said = remarks(experiment, profile, sweep.plan, comparable)
+    said += history.remarks(rows, report.kind, report.over_seeds)
+    said += snapshot_remarks(rows, report, comparable, experiment.name)
+    axes = {axis.name: kept_labels(experiment, axis.name) for axis in experiment.file.axes}
     return Grid(
         name=experiment.name,
         profile=profile,
@@ -167,10 +182,137 @@ def load(
         select=select,
         over_seeds=report.over_seeds,
         comparable=comparable,
-        origin=origin,
-        remarks=tuple(remarks(experiment, profile, sweep.plan, comparable)),
-        frame=frame,
+        origin=report.reference.origin if report.reference else "",
+        remarks=tuple(said),
+        frame=tidy(rows, axes, report),
     )
+
+
+def what(
+    report: Report, metrics: Sequence[str], select: Literal["last", "best"] | None
+) -> tuple[tuple[str, ...], Literal["last", "best"]]:
+    """The metrics and the epoch that are shown: those asked for, else what the kind of report is about."""
+    if report.kind == "density":
+        return tuple(dict.fromkeys(metrics)) or snapshots.density_names(report), "last"
+    if report.kind == "histogram":
+        return tuple(dict.fromkeys(metrics or report.metrics)), select or "last"
+    shown = list(dict.fromkeys(metrics or report.metrics))
+    if report.kind == "epochs":
+        wanted = [select] if select else ["best", "last"]
+        shown = [names.result_name(name, each) for name in shown for each in wanted]
+    return tuple(dict.fromkeys(shown)), select or report.select
+
+
+def cell_rows(
+    experiment: Experiment,
+    planned: Mapping[tuple[tuple[str, str], ...], Mapping[int, str]],
+    runs: Mapping[str, Run],
+    shown: Sequence[str],
+    select: str,
+) -> Iterator[dict[str, Any]]:
+    """One record for each cell, metric and seed: labels by axis and together, and the values of `COLUMNS`."""
+    report = experiment.file.report
+    reference = printed.load(experiment)
+    for cell in experiment.cells:
+        trials = planned.get(label_key(cell.labels), {})
+        seeds = sorted({*(cell.seeds or experiment.file.seeds), *trials}, key=seed_order(experiment))
+        for metric in shown:
+            values = reference.get(printed.key_of(experiment, cell.labels, metric), [])
+            theirs = summarise(values, report.over_seeds, metric)
+            origin = report.reference.origin if report.reference and theirs.n else ""
+            reason = left_out(experiment, cell, metric)
+            for seed in seeds:
+                digest = trials.get(seed, "")
+                run = runs.get(digest)
+                result = None if snapshots.wanted(metric, report) else names.result_name(metric, select)
+                value, state, note = (math.nan, "absent", reason) if reason else outcome(cell, digest, run, result)
+                yield {
+                    **cell.labels,
+                    "labels": tuple(cell.labels.values()),
+                    "seed": seed,
+                    "metric": metric,
+                    "value": value,
+                    "digest": digest,
+                    "run_id": run.run_id if run else "",
+                    "link": run.link if run else "",
+                    "state": state,
+                    "note": note,
+                    "reference": theirs.value,
+                    "reference_std": theirs.std,
+                    "reference_n": theirs.n,
+                    "origin": origin,
+                }
+
+
+def left_out(experiment: Experiment, cell: Cell, metric: str) -> str:
+    """Why the paper has no such value of a cell that is trained; "" where it has one."""
+    for rule in experiment.file.absent:
+        if (
+            cell.status not in NOT_RUN
+            and metric_in(metric, rule.metrics)
+            and matches(rule.match, cell.labels, cell.settings)
+        ):
+            return rule.reason
+    return ""
+
+
+def metric_in(metric: str, listed: Sequence[str] | None) -> bool:
+    return names.bare(metric) in map(names.bare, listed or ())
+
+
+def tidy(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[str]], report: Report) -> pd.DataFrame:
+    """The frame of a `Grid`."""
+    metrics = {row["metric"] for row in rows}
+    curves = any(history.source(metric, report.kind, report.over_seeds) for metric in metrics)
+    kept = any(snapshots.wanted(metric, report) for metric in metrics)
+    columns = [*COLUMNS, *(["curve"] if curves else []), *(["snapshot"] if kept else [])]
+    frame = pd.DataFrame({name: [row[name] for row in rows] for name in [*axes, *COLUMNS]}, columns=[*axes, *COLUMNS])
+    for name in columns[len(COLUMNS) :]:
+        frame[name] = pd.Series([row[name] for row in rows], index=frame.index, dtype=object)
+    for name, labels in axes.items():
+        frame[name] = pd.Categorical(frame[name], categories=list(labels), ordered=True)
+    frame["reference_std"] = frame["reference_std"].astype(float)
+    return frame
+
+
+def attach_snapshots(rows: Sequence[dict[str, Any]], runs: Mapping[str, Run], store: Store, report: Report) -> None:
+    """Adds `snapshot`, what a finished run kept of one epoch; its mean is the value."""
+    for row in rows:
+        row["snapshot"] = None
+        run = runs.get(row["digest"])
+        if snapshots.wanted(row["metric"], report) is None or row["note"] or run is None:
+            continue
+        found = snapshots.read(store, run, row["metric"], report)
+        if isinstance(found, str):
+            row["note"] = found
+        else:
+            row |= {"snapshot": found, "value": found.histogram.mean}
+
+
+def snapshot_remarks(rows: Sequence[Mapping[str, Any]], report: Report, comparable: bool, place: str) -> list[str]:
+    """Which epochs stand for those the paper counts.
+
+    Raises:
+        ReportError: runs at the paper's scale that are not as long as the report says.
+    """
+    if report.kind != "density" or report.total_epochs is None:
+        return []
+    found = {(row["metric"], row["snapshot"].epoch, row["snapshot"].total) for row in rows if row["snapshot"]}
+    lengths = sorted({total for _, _, total in found})
+    if comparable and lengths and lengths != [report.total_epochs]:
+        shown = ", ".join(map(str, lengths))
+        raise ReportError(
+            f"{place}: report.total_epochs is {report.total_epochs}, but runs at the paper's scale have {shown}; correct it"
+        )
+    said = []
+    for metric, epoch, total in sorted(found):
+        asked = names.EPOCH.match(metric)
+        if asked is not None and (int(asked[1]), report.total_epochs) != (epoch, total):
+            said.append(
+                f"Epoch {asked[1]} of the paper's {report.total_epochs} is epoch {epoch} of {total} here, the recorded "
+                "one nearest to the same share."
+            )
+    return said
 
 
 def planned_trials(plan: Mapping[str, Any], name: str) -> dict[tuple[tuple[str, str], ...], dict[int, str]]:
@@ -211,8 +353,12 @@ def kept_labels(experiment: Experiment, axis_name: str) -> tuple[str, ...]:
     return tuple(value.label for value in axis.values if kept is None or value.label in kept)
 
 
-def outcome(cell: Cell, digest: str, run: Run | None, result: str) -> tuple[float, str, str]:
-    """Value, state and note of one cell and seed; only a finished run has a value."""
+def outcome(cell: Cell, digest: str, run: Run | None, result: str | None) -> tuple[float, str, str]:
+    """Value, state and note of one cell and seed; only a finished run has a value.
+
+    Args:
+        result: the run's metric; None where the value comes from elsewhere, and is NaN here.
+    """
     if cell.status != "run":
         return math.nan, cell.status, cell.reason
     if not digest:
@@ -225,6 +371,8 @@ def outcome(cell: Cell, digest: str, run: Run | None, result: str) -> tuple[floa
         return math.nan, run.state, "stopped by a pruner"
     if run.state != "done":
         return math.nan, run.state, "not finished"
+    if result is None:
+        return math.nan, run.state, ""
     if result not in run.metrics:
         return math.nan, run.state, f"the run has no {result}"
     if not math.isfinite(run.metrics[result]):
@@ -232,33 +380,31 @@ def outcome(cell: Cell, digest: str, run: Run | None, result: str) -> tuple[floa
     return run.metrics[result], run.state, ""
 
 
-def check_metrics(runs: Mapping[str, Run], shown: Sequence[str], select: str, name: str) -> None:
+def check_metrics(
+    rows: Sequence[Mapping[str, Any]], runs: Mapping[str, Run], select: str, experiment: Experiment
+) -> None:
     """
     Raises:
-        StoreError: metrics that none of the finished runs has, with those that they have.
+        StoreError: metrics that none of the finished runs has that should have them, with those that they have.
     """
-    finished = [run for run in runs.values() if run.state == "done"]
-    known = {metric for run in finished for metric in run.metrics}
-    results = [names.result_name(metric, select) for metric in shown]
-    offered = ", ".join(sorted(metric for metric in known if metric.startswith(names.SELECTIONS)))
-    faults = [
-        f"{name}: no finished run has metric {result!r}; they have {offered}"
-        for result in results
-        if finished and result not in known
-    ]
+    faults = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        if snapshots.wanted(metric, experiment.file.report) is None:
+            concerned = {row["digest"] for row in rows if row["metric"] == metric and row["state"] not in NOT_RUN}
+            mine = [runs[digest] for digest in concerned if digest in runs]
+            faults += metric_faults(mine, names.result_name(metric, select), experiment.name)
     if faults:
         raise StoreError(*faults)
 
 
-def curves(frame: pd.DataFrame, runs: Mapping[str, Run], store: Store) -> list[stats.Curve]:
-    """The per-epoch values behind each row of the frame; empty where there is no value."""
-    finished = frame.loc[frame["value"].notna(), ["digest", "metric"]]
-    read: dict[tuple[str, str], stats.Curve] = {}
-    for metric in finished["metric"].unique():
-        digests = sorted(set(finished.loc[finished["metric"] == metric, "digest"]))
-        for digest, curve in store.curves([runs[digest] for digest in digests], metric).items():
-            read[digest, metric] = curve
-    return [read.get(pair, ()) for pair in zip(frame["digest"], frame["metric"], strict=True)]
+def metric_faults(runs: Sequence[Run], result: str, name: str) -> list[str]:
+    """A message where finished runs exist and none has the result."""
+    finished = [run for run in runs if run.state == "done"]
+    known = {metric for run in finished for metric in run.metrics}
+    if not finished or result in known:
+        return []
+    offered = ", ".join(sorted(metric for metric in known if metric.startswith(names.SELECTIONS)))
+    return [f"{name}: no finished run has metric {result!r}; they have {offered}"]
 
 
 def remarks(experiment: Experiment, profile: str, plan: Mapping[str, Any], comparable: bool) -> list[str]:
@@ -293,11 +439,7 @@ def fold(grid: Grid) -> Iterator[dict[str, Any]]:
         groups.setdefault((*(record[axis] for axis in grid.axes), record["metric"]), []).append(record)
     for (*labels, metric), records in groups.items():
         present = [record for record in records if not math.isnan(record["value"])]
-        if grid.over_seeds == "mean_curve":
-            lower = names.metric(metric).lower_is_better
-            found = stats.mean_curve([record["curve"] for record in present], grid.select, lower)
-        else:
-            found = summarise([record["value"] for record in present], grid.over_seeds, metric)
+        found = fold_seeds(present, grid.over_seeds, metric)
         if records[0]["state"] in NOT_RUN:
             state = records[0]["state"]
         else:
@@ -317,6 +459,40 @@ def fold(grid: Grid) -> Iterator[dict[str, Any]]:
             "printed_n": theirs["reference_n"],
             "origin": theirs["origin"],
         }
+
+
+def fold_seeds(present: Sequence[Mapping[Any, Any]], mode: stats.Mode, metric: str) -> stats.Summary:
+    """One number from a cell's seeds.
+
+    With `mean_curve` statistics over a window are those of the curve averaged over seeds and memory is the largest;
+    everything else, such as the best epoch or the time, is the mean over seeds.
+    """
+    values = [record["value"] for record in present]
+    if mode != "mean_curve":
+        return summarise(values, mode, metric)
+    windowed = names.WINDOWED.fullmatch(metric)
+    if windowed is not None:
+        return stats.over_epochs([record["curve"] for record in present], windowed["statistic"])  # type: ignore[arg-type]
+    return stats.largest(values) if names.bare(metric) == names.PEAK_MEMORY else stats.mean_std(values)
+
+
+def snapshots_of(grid: Grid, record: Mapping[str, Any]) -> list[Snapshot]:
+    """What the finished seeds of a cell kept, in the order of the seeds."""
+    return [snapshot for snapshot in seeds_of(grid, record)["snapshot"] if snapshot is not None]
+
+
+def curves_of(grid: Grid, record: Mapping[str, Any]) -> list[stats.Curve]:
+    """The curves of the finished seeds of a cell."""
+    return [curve for curve in seeds_of(grid, record)["curve"] if len(curve)]
+
+
+def seeds_of(grid: Grid, record: Mapping[str, Any]) -> pd.DataFrame:
+    """The frame's rows behind one of `Grid.cells`."""
+    mine = grid.frame["metric"] == record["metric"]
+    for axis in grid.axes:
+        mine &= grid.frame[axis] == record[axis]
+    found: pd.DataFrame = grid.frame.loc[mine]
+    return found
 
 
 def note_of(records: Sequence[Mapping[Any, Any]]) -> str:

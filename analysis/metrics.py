@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from analysis.errors import ReportError
@@ -15,9 +16,18 @@ PRINTED_NAMES = {
     "Loyalty": "test/loyalty_code",
     "top1": "test/acc1_pct",
     "top5": "test/acc5_pct",
+    "mu": "stats/from/test/acc1_pct_mean",
+    "sigma2": "stats/from/test/acc1_pct_var",
+    "best": "test/acc1_pct",
+    "mem": "train/peak_memory_mib",
+    "time": "time/train_s",
 }
 """Metric column of a reference file -> our name. The papers' Loyalty is that of the official code, a fourth root."""
+PRINTED_UNITS = {"": 1.0, "%": 1.0, "G": 1024.0, "h": 3600.0}
+"""Unit column of a reference file -> how many of our unit it is; the papers' G is read as GiB, they do not say which."""
 
+PEAK_MEMORY = "train/peak_memory_mib"
+DIFFICULTY = "train/difficulty"
 QUANTITIES = {
     "acc1_pct": ("Acc@1", "%", 2),
     "acc5_pct": ("Acc@5", "%", 2),
@@ -26,6 +36,14 @@ QUANTITIES = {
     "loyalty_nat": ("Loyalty (nats)", "", 4),
     "loyalty_code": ("Loyalty (code)", "", 4),
 }
+COSTS = {"time/train_s": "Training time", "time/total_s": "Total time", PEAK_MEMORY: "Peak memory"}
+TIMES = ((7200.0, "h", 3600.0, 2), (120.0, "min", 60.0, 2), (0.0, "s", 1.0, 1))
+"""The largest time shown, in seconds, from which on a unit is used; its name, its seconds, its decimals."""
+WINDOWED = re.compile(r"stats/(?P<window>from|inner|all)/(?P<metric>.+)_(?P<statistic>mean|var|std)")
+WINDOWS = {"from": "", "inner": " (inner)", "all": " (all epochs)"}
+STATISTICS = {"mean": ("μ", 1), "var": ("σ²", 2), "std": ("σ", 1)}
+EPOCH = re.compile(r"epoch(\d+)/")
+"""Prefix of what an artifact of one epoch holds, e.g. `epoch10/train/difficulty`; that of the last epoch has `last/`."""
 UNITS = {"_pct": ("%", 2), "_s": ("s", 1), "_gib": ("GiB", 2), "_per_s": ("1/s", 1)}
 HOLE = "\N{EN DASH}"
 """Shown where a value is missing."""
@@ -41,7 +59,8 @@ class Metric:
         label: as the papers write it, without the unit.
         unit: "" for a pure number.
         digits: decimals shown.
-        lower_is_better: true for losses.
+        lower_is_better: true for losses, variances, time and memory.
+        factor: a value times this is in `unit`.
     """
 
     name: str
@@ -49,6 +68,7 @@ class Metric:
     unit: str
     digits: int
     lower_is_better: bool = False
+    factor: float = 1.0
 
     @property
     def title(self) -> str:
@@ -56,13 +76,26 @@ class Metric:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def text(self, value: float) -> str:
-        return f"{value:.{self.digits}f}"
+        return f"{value * self.factor:.{self.digits}f}"
 
 
-def metric(name: str) -> Metric:
-    """How the metric `name` is shown; unknown quantities keep their name, their unit comes from its ending."""
-    bare = next((name.removeprefix(prefix) for prefix in SELECTIONS if name.startswith(prefix)), name)
-    split, _, quantity = bare.rpartition("/")
+def metric(name: str, largest: float | None = None) -> Metric:
+    """How the metric `name` is shown; unknown quantities keep their name, their unit comes from its ending.
+
+    Args:
+        largest: the largest value shown, which chooses the unit of a time; None for hours.
+    """
+    plain = bare(name)
+    if plain in COSTS:
+        return cost(name, largest)
+    if plain == DIFFICULTY:
+        at = EPOCH.match(name)
+        when = f"epoch {at[1]}" if at else "the last epoch"
+        return Metric(name, f"Difficulty v·l at {when}", "nats", 4)
+    windowed = WINDOWED.fullmatch(name)
+    if windowed is not None:
+        return statistic(name, windowed)
+    split, _, quantity = plain.rpartition("/")
     lower = quantity.startswith("loss")
     if quantity in QUANTITIES:
         label, unit, digits = QUANTITIES[quantity]
@@ -70,13 +103,40 @@ def metric(name: str) -> Metric:
     for ending in sorted(UNITS, key=len, reverse=True):
         if quantity.endswith(ending):
             unit, digits = UNITS[ending]
-            return Metric(name, bare.removesuffix(ending), unit, digits, lower)
-    return Metric(name, bare, "", 4, lower)
+            return Metric(name, plain.removesuffix(ending), unit, digits, lower)
+    return Metric(name, plain, "", 4, lower)
+
+
+def bare(name: str) -> str:
+    """The name without what selects an epoch: `best/test/acc1_pct` and `test/acc1_pct` are one metric."""
+    plain = next((name.removeprefix(prefix) for prefix in SELECTIONS if name.startswith(prefix)), name)
+    return EPOCH.sub("", plain, count=1) if EPOCH.match(plain) else plain
+
+
+def cost(name: str, largest: float | None) -> Metric:
+    """Time in hours, minutes or seconds, memory in GiB."""
+    if bare(name) == PEAK_MEMORY:
+        return Metric(name, COSTS[PEAK_MEMORY], "GiB", 2, True, 1 / 1024)
+    _, unit, seconds, digits = next(each for each in TIMES if largest is None or largest >= each[0])
+    return Metric(name, COSTS[bare(name)], unit, digits, True, 1 / seconds)
+
+
+def statistic(name: str, found: re.Match[str]) -> Metric:
+    """Mean, population variance or std of a metric over a window of epochs, e.g. `σ² Acc@1 (%²)`."""
+    of = metric(found["metric"])
+    symbol, power = STATISTICS[found["statistic"]]
+    unit = f"{of.unit}²" if of.unit and power == 2 else of.unit
+    label = f"{symbol} {of.label}{WINDOWS[found['window']]}"
+    return Metric(name, label, unit, of.digits, found["statistic"] != "mean")
 
 
 def result_name(name: str, select: str) -> str:
-    """Name of the result that holds the selected epoch's value: `best/test/acc1_pct`; a result's own name stays."""
-    return name if name.startswith(SELECTIONS) else f"{select}/{name}"
+    """Name of the result that holds the selected epoch's value: `best/test/acc1_pct`.
+
+    A result's own name stays, and so does that of what is measured in training: its last value counts.
+    """
+    own = name.startswith((*SELECTIONS, "train/", "time/")) or EPOCH.match(name)
+    return name if own else f"{select}/{name}"
 
 
 def printed_name(name: str, place: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,6 +35,8 @@ CACHE_SCHEMA = 1
 SINGLY = 16
 """Up to so many digests are asked for one at a time, more in pages over all trials: MLflow has no IN for tags."""
 PAGE = 1000
+ARTIFACTS = re.compile(r"epoch_(\d{4,})")
+"""Folder of what a trial keeps of one epoch, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +147,47 @@ class Store:
                 continue
             with self._reading():
                 history = self.client.get_metric_history(run.run_id, metric)
-            curve = sorted((int(point.step), float(point.value)) for point in history)
+            ordered = sorted((int(point.step), int(point.timestamp), float(point.value)) for point in history)
+            curve = list({epoch: (epoch, value) for epoch, _, value in ordered}.values())  # the latest of each epoch
             curves[run.digest] = curve
             if run.state == "done":
                 done[name] = curve
         self._keep("curves", done)
         return curves
+
+    def artifacts(self, run: Run) -> dict[int, list[str]]:
+        """Epoch -> names of the files that a trial kept of it, in order; empty where it kept none."""
+        cached = self._cached("artifacts", [run.digest])
+        if cached:
+            return {int(epoch): names for epoch, names in cached[run.digest].items()}
+        found: dict[int, list[str]] = {}
+        with self._reading():
+            for folder in self.client.list_artifacts(run.run_id):
+                match = ARTIFACTS.fullmatch(folder.path)
+                if match is not None and folder.is_dir:
+                    files = self.client.list_artifacts(run.run_id, folder.path)
+                    found[int(match[1])] = sorted(Path(file.path).name for file in files)
+        found = dict(sorted(found.items()))
+        if run.state == "done" and found:
+            self._keep("artifacts", {run.digest: found})
+        return found
+
+    def artifact(self, run: Run, epoch: int, name: str) -> bytes:
+        """The content of one of these files.
+
+        Raises:
+            StoreError: the store no longer has it.
+        """
+        path = f"epoch_{epoch:04d}/{name}"
+        key = f"{run.digest} {path}"
+        cached = self._cached("files", [key])
+        if cached:
+            return base64.b64decode(cached[key])
+        with self._reading(), tempfile.TemporaryDirectory() as folder:
+            content = Path(self.client.download_artifacts(run.run_id, path, folder)).read_bytes()
+        if run.state == "done":
+            self._keep("files", {key: base64.b64encode(content).decode()})
+        return content
 
     # --- MLflow -------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from analysis import metrics as names
 from analysis import stats
-from analysis.grid import check_metrics, remarks
+from analysis.errors import StoreError
+from analysis.grid import metric_faults, remarks
 from analysis.metrics import HOLE
 from analysis.runs import Run, Store, Sweep
 from analysis.tables import Block, Entry, Table
@@ -74,7 +75,10 @@ def load(
     runs = store.runs(
         {digest for cell in search["cells"] for s in cell["suggestions"] for digest in s["trials"].values()}
     )
-    check_metrics(runs, shown, select, experiment.name)
+    results = [names.result_name(name, select) for name in shown]
+    faults = [fault for name in results for fault in metric_faults(list(runs.values()), name, experiment.name)]
+    if faults:
+        raise StoreError(*faults)
     logged = {tuple(sorted(cell["labels"].items())): cell for cell in search["cells"]}
     studies = []
     for cell in experiment.cells:

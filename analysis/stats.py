@@ -53,36 +53,75 @@ def best(values: Sequence[float], lower_is_better: bool = False) -> Summary:
     return Summary(min(finite) if lower_is_better else max(finite), None, len(finite))
 
 
-def mean_curve(curves: Sequence[Curve], select: Literal["last", "best"], lower_is_better: bool = False) -> Summary:
-    """The selected epoch of the curve averaged over seeds, epoch by epoch.
+def largest(values: Sequence[float]) -> Summary:
+    """The largest value over seeds; it has no spread."""
+    return best(values)
 
-    Only epochs that every seed has count, so that no epoch averages over fewer seeds. The spread is the sample standard
-    deviation over seeds at the selected epoch. Empty curves are left out and lower n.
+
+Statistic = Literal["mean", "var", "std"]
+
+
+def mean_curve(curves: Sequence[Curve]) -> list[tuple[int, Summary]]:
+    """The curve averaged over seeds: each epoch with mean and sample standard deviation over seeds.
+
+    Only epochs that every seed has count, so that no epoch averages over fewer seeds. Empty curves are left out.
     """
     filled = [dict(curve) for curve in curves if len(curve)]
     if not filled:
+        return []
+    epochs = set.intersection(*({e for e, value in curve.items() if math.isfinite(value)} for curve in filled))
+    return [(epoch, mean_std([curve[epoch] for curve in filled])) for epoch in sorted(epochs)]
+
+
+def over_epochs(curves: Sequence[Curve], statistic: Statistic) -> Summary:
+    """Mean, population variance or population std over epochs of the curve averaged over seeds (CuDFKD, Table V).
+
+        a_e = mean_s x_se;  mu = mean_e a_e;  sigma^2 = mean_e (a_e - mu)^2
+
+    It is one number of one curve, so it has no spread over seeds; n counts the seeds.
+
+    Args:
+        curves: one for each seed, cut to the window already.
+    """
+    averaged = np.array([point.value for _, point in mean_curve(curves)])
+    if not len(averaged):
         return EMPTY
-    epochs = sorted(
-        set.intersection(*({epoch for epoch, value in curve.items() if math.isfinite(value)} for curve in filled))
-    )
-    if not epochs:
-        return EMPTY
-    points = [mean_std([curve[epoch] for curve in filled]) for epoch in epochs]
-    if select == "last":
-        return points[-1]
-    return min(points, key=lambda point: point.value) if lower_is_better else max(points, key=lambda point: point.value)
+    value = averaged.mean() if statistic == "mean" else averaged.var() if statistic == "var" else averaged.std()
+    return Summary(float(value), None, sum(len(curve) > 0 for curve in curves))
+
+
+Window = tuple[int, int]
+"""First epoch, and the one after the last."""
+
+
+def windows_of(values: Sequence[float], mean: float, var: float, tolerance: float = 1e-6) -> set[Window]:
+    """Every window of epochs that has this mean and population variance.
+
+    Runs record the statistics of their window, not where it begins: this finds it, and tells a history that does not
+    belong to what was recorded. Usually there is one; equal values make several.
+
+    Args:
+        values: of epochs 0, 1, ..., finite.
+        mean, var: as recorded, in doubles; a match is within `tolerance`.
+    """
+    offset = np.asarray(values, dtype=float) - mean  # centred, so that the sums of squares keep their digits
+    first, second = (np.concatenate([[0.0], np.cumsum(part)]) for part in (offset, offset**2))
+    begin, end = np.triu_indices(len(first), k=1)
+    length = end - begin
+    shift = (first[end] - first[begin]) / length
+    spread = (second[end] - second[begin]) / length - shift**2
+    fits = (np.abs(shift) < tolerance) & (np.abs(spread - var) < tolerance)
+    return {(int(b), int(e)) for b, e in zip(begin[fits], end[fits], strict=True)}
 
 
 def statistic(mode: Mode, select: str, counts: Sequence[int]) -> str:
     """What the shown number is, for a caption: `best over epochs, per metric; mean ± sample std, n = 3`."""
-    epoch = {"best": "best over epochs, per metric", "last": "last epoch"}[select]
+    epoch = {"best": "best over epochs, per metric", "last": "last epoch"}.get(select, select)
     shown = sorted({count for count in counts if count})
     n = "n = 0" if not shown else f"n = {shown[0]}" if len(shown) == 1 else f"n = {shown[0]} to {shown[-1]}"
     if not shown or shown[-1] == 1:
         return f"{epoch}; one seed" if shown else f"{epoch}; no finished run"
-    over = {
-        "mean_std": "mean ± sample std",
-        "best": "best over seeds",
-        "mean_curve": "mean ± sample std over seeds, averaged before the epoch is selected",
-    }[mode]
+    over = {"mean_std": "mean ± sample std", "best": "best over seeds", "mean_curve": "mean ± sample std over seeds"}[
+        mode
+    ]
     return f"{epoch}; {over}, {n}"

@@ -44,6 +44,7 @@ class Table:
         corner: heading of the column with the row labels.
         notes: numbered from 1, as `Entry.note` refers to them.
         remarks: sentences without a number.
+        words: whether its entries are words, which stand to the left, not numbers.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Table:
     blocks: Sequence[Block]
     notes: Sequence[str]
     remarks: Sequence[str]
+    words: bool = False
 
 
 def table(grid: Grid) -> Table:
@@ -64,12 +66,12 @@ def table(grid: Grid) -> Table:
     beside = grid.columns is None and grid.comparable and bool(grid.origin)
     blocks = []
     if grid.columns is None:
-        titles = [names.metric(name).title for name in grid.metrics]
+        titles = [grid.metric(name).title for name in grid.metrics]
         header = [text for title in titles for text in ([title, grid.origin] if beside else [title])]
         for panel in panels:
             rows = []
             for label in grid.axes[grid.rows]:
-                entries = [entry(by_key[(*known(panel), label, name)], notes) for name in grid.metrics]
+                entries = [entry(by_key[(*known(panel), label, name)], grid, notes) for name in grid.metrics]
                 rows.append((label, spread_out(entries) if beside else entries))
             blocks.append(Block(panel or "", rows))
     else:
@@ -77,11 +79,13 @@ def table(grid: Grid) -> Table:
         for panel, name in itertools.product(panels, grid.metrics):
             rows = []
             for label in grid.axes[grid.rows]:
-                rows.append((label, [entry(by_key[(*known(panel), label, column, name)], notes) for column in header]))
-            title = names.metric(name).title
+                rows.append(
+                    (label, [entry(by_key[(*known(panel), label, column, name)], grid, notes) for column in header])
+                )
+            title = grid.metric(name).title
             blocks.append(Block(f"{title}, {panel}" if panel else title, rows))
     corner = grid.rows if grid.columns is None else f"{grid.rows} \\ {grid.columns}"
-    statistic = stats.statistic(grid.over_seeds, grid.select, [int(record["n"]) for record in grid.cells])
+    statistic = stats.statistic(grid.over_seeds, grid.epoch, [int(record["n"]) for record in grid.cells])
     caption = f"{grid.name}, profile {grid.profile}: {statistic}."
     if grid.comparable and grid.origin and grid.columns is not None:
         source = "printed value" if grid.origin == "printed" else f"value from the {grid.origin}"
@@ -93,13 +97,14 @@ def known(panel: str | None) -> tuple[str, ...]:
     return () if panel is None else (panel,)
 
 
-def entry(record: Mapping[Any, Any], notes: dict[str, int]) -> Entry:
+def entry(record: Mapping[Any, Any], grid: Grid, notes: dict[str, int]) -> Entry:
     """One cell's text; its note gets a number, the same for the same words."""
-    metric = names.metric(record["metric"])
+    metric = grid.metric(record["metric"])
     number = notes.setdefault(record["note"], len(notes) + 1) if record["note"] else 0
-    numbers = {name: float(record[name]) for name in ("value", "std", "printed")}
+    numbers = {name: float(record[name]) for name in ("value", "std", "printed", "printed_std")}
     shown = {name: "" if math.isnan(number) else metric.text(number) for name, number in numbers.items()}
-    return Entry(shown["value"] or HOLE, shown["std"], shown["printed"], number)
+    printed = " ± ".join(text for text in (shown["printed"], shown["printed_std"]) if text)
+    return Entry(shown["value"] or HOLE, shown["std"], printed, number)
 
 
 def spread_out(entries: Iterable[Entry]) -> list[Entry]:
@@ -119,8 +124,9 @@ def markdown(table: Table) -> str:
         rows = [[md(table.corner), *map(md, table.header)]]
         rows += [[md(label), *(md_entry(entry) for entry in entries)] for label, entries in block.rows]
         widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
-        lines = [md_row(row, widths) for row in rows]
-        rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+        lines = [md_row(row, widths, table.words) for row in rows]
+        end = "-" if table.words else ":"
+        rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + end for width in widths[1:])]) + "|"
         parts.append("\n".join([lines[0], rule, *lines[1:]]))
     if table.notes:
         parts.append("  \n".join(f"[{number}] {md(note)}" for number, note in enumerate(table.notes, 1)))
@@ -128,11 +134,12 @@ def markdown(table: Table) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def md_row(texts: Sequence[str], widths: Sequence[int]) -> str:
-    """One line, the label to the left and values to the right."""
+def md_row(texts: Sequence[str], widths: Sequence[int], words: bool = False) -> str:
+    """One line, the label to the left and numbers to the right."""
+    place = str.ljust if words else str.rjust
     padded = [
         texts[0].ljust(widths[0]),
-        *(text.rjust(width) for text, width in zip(texts[1:], widths[1:], strict=True)),
+        *(place(text, width) for text, width in zip(texts[1:], widths[1:], strict=True)),
     ]
     return f"| {' | '.join(padded)} |"
 
@@ -153,15 +160,21 @@ def md(text: str) -> str:
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
 
+WIDE = 6
+"""Columns that fit into one column of a page; a wider table takes both, in small type."""
+
+
 def latex(table: Table) -> str:
     """A `table` environment with booktabs rules, for `\\input`."""
     columns = 1 + len(table.header)
+    wide = columns > WIDE
     lines = [
         "% needs \\usepackage{booktabs}",
-        "\\begin{table}",
+        "\\begin{table*}" if wide else "\\begin{table}",
         "\\centering",
+        *(["\\footnotesize", "\\setlength{\\tabcolsep}{3pt}"] if wide else []),
         f"\\caption{{{tex(table.title)}. {tex(table.caption)}}}",
-        f"\\begin{{tabular}}{{l{'r' * (columns - 1)}}}",
+        f"\\begin{{tabular}}{{l{('l' if table.words else 'r') * (columns - 1)}}}",
         "\\toprule",
         " & ".join(tex(text) for text in (table.corner, *table.header)) + " \\\\",
     ]
@@ -184,7 +197,7 @@ def latex(table: Table) -> str:
             " \\\\\n".join(below),
             "\\end{minipage}",
         ]
-    return "\n".join([*lines, "\\end{table}"]) + "\n"
+    return "\n".join([*lines, "\\end{table*}" if wide else "\\end{table}"]) + "\n"
 
 
 def tex_entry(entry: Entry) -> str:
@@ -192,7 +205,7 @@ def tex_entry(entry: Entry) -> str:
     if entry.spread:
         text += f" $\\pm$ {entry.spread}"
     if entry.printed:
-        text += f" ({entry.printed})"
+        text += f" ({tex(entry.printed)})"
     return f"{text}$^{{{entry.note}}}$" if entry.note else text
 
 
@@ -218,6 +231,8 @@ TEX = (
         "\N{EN DASH}": "--",
         "—": "---",
         "\N{MULTIPLICATION SIGN}": "$\\times$",
+        "²": "$^2$",
+        "·": "$\\cdot$",
         "→": "$\\rightarrow$",
         "↑": "$\\uparrow$",
         "↓": "$\\downarrow$",

@@ -23,6 +23,8 @@ PAGE_IN = 7.16
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, fit for every common colour blindness; without its yellow, too light on white."""
 MARKERS = "osD^vP*"
+LINES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 1.5)))
+"""Line styles; with the colours, which are one of two more, neighbours differ in both and 35 lines in one."""
 PRINTED = {"color": "#595959", "linestyle": "--", "marker": "x", "markersize": 3.5, "linewidth": 0.9}
 COLOUR_MAP = "cividis"
 GAP_COLOUR = "#EDEDED"
@@ -99,6 +101,11 @@ def symbol(name: str) -> str:
 def plain(text: str) -> str:
     """Text in which a dollar sign is no mathematics."""
     return " ".join(text.split()).replace("$", r"\$")
+
+
+def line(k: int) -> dict[str, Any]:
+    """Colour and line style of the k-th line, counted from 0."""
+    return {"color": COLOURS[k % len(COLOURS)], "linestyle": LINES[k % len(LINES)]}
 
 
 def ticks() -> MaxNLocator:

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from analysis import metrics as names
 from analysis.figures import _panels, _style
 from analysis.grid import Grid
 from analysis.metrics import HOLE
@@ -28,11 +27,12 @@ def draw(grid: Grid) -> Figure:
 
 def bars(axes: Axes, grid: Grid, records: list[dict[str, Any]], name: str) -> None:
     """One axes, starting at zero unless all values lie close together; so every bar has its number at its foot."""
-    metric = names.metric(name)
+    metric = grid.drawn(name)
     labels = list(grid.axes[grid.rows])
     series = list(grid.axes[grid.columns]) if grid.columns else [""]
     width = GROUP / len(series)
-    ends = [end for r in records for end in (r["value"] - std_of(r), r["value"] + std_of(r), r["printed"])]
+    ends = [end for r in records for end in (r["value"] - std_of(r), r["value"] + std_of(r))]
+    ends += [end for r in records for end in printed_ends(r)]
     low, high = _style.limits(ends, metric, margin=0.35)
     if low > 0 and low < 0.5 * high:
         low = 0.0
@@ -59,18 +59,32 @@ def bars(axes: Axes, grid: Grid, records: list[dict[str, Any]], name: str) -> No
         for x, row in zip(places, labels, strict=True):
             if math.isnan(mine[row]["value"]):
                 axes.text(x, low + 0.03 * (high - low), HOLE, ha="center", va="bottom", color=_style.PRINTED["color"])
-        theirs = [(x, mine[row]["printed"]) for x, row in zip(places, labels, strict=True)]
-        printed = [(x, value) for x, value in theirs if not math.isnan(value)]
-        if printed:
-            left, right = [x - width * 0.45 for x, _ in printed], [x + width * 0.45 for x, _ in printed]
-            text = _style.plain(grid.origin) if k == 0 else "_"  # once in the legend
-            values = [value for _, value in printed]
-            lines = axes.hlines(values, left, right, color="black", linestyle="--", linewidth=1.0, label=text)
-            lines.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
+        printed_lines(axes, [(x, mine[row]) for x, row in zip(places, labels, strict=True)], width, grid.origin)
     axes.set_xlim(-0.6, len(labels) - 0.4)
     room = int(CHARACTERS / len(labels) * min(1, 2 / len(grid.panel_labels)))
     axes.set_xticks(range(len(labels)), [textwrap.fill(_style.plain(label), max(room, 4)) for label in labels])
     axes.yaxis.set_major_locator(_style.ticks())
+
+
+def printed_lines(axes: Axes, records: list[tuple[float, dict[str, Any]]], width: float, origin: str) -> None:
+    """Short lines across the bars, and their spread beside ours, which is in the middle."""
+    printed = [(x, r) for x, r in records if not math.isnan(r["printed"])]
+    if not printed:
+        return
+    left, right = [x - width * 0.45 for x, _ in printed], [x + width * 0.45 for x, _ in printed]
+    values, text = [r["printed"] for _, r in printed], _style.plain(origin)
+    lines = axes.hlines(values, left, right, color="black", linestyle="--", linewidth=1.0, label=text)
+    lines.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
+    spread = [(x + width * 0.3, r) for x, r in printed if not math.isnan(r["printed_std"])]
+    if spread:
+        low, high = zip(*(printed_ends(r) for _, r in spread), strict=True)
+        axes.vlines([x for x, _ in spread], low, high, color="black", linewidth=0.7)
+
+
+def printed_ends(record: dict[str, Any]) -> tuple[float, float]:
+    """The printed value less and plus its std over runs, where the paper has several."""
+    std = 0.0 if math.isnan(record["printed_std"]) else float(record["printed_std"])
+    return record["printed"] - std, record["printed"] + std
 
 
 def std_of(record: dict[str, Any]) -> float:

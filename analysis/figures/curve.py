@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import metrics as names
 from analysis.figures import _panels, _style
 from analysis.grid import Grid
 from analysis.metrics import HOLE
@@ -27,7 +26,7 @@ def draw(grid: Grid) -> Figure:
 
 def curve(axes: Axes, grid: Grid, records: list[dict[str, Any]], name: str) -> None:
     """One axes; a swept value without a result is a gap in its line and a dash at the foot."""
-    metric = names.metric(name)
+    metric = grid.drawn(name)
     labels = list(grid.axes[grid.rows])
     places = positions(labels)
     series = grid.axes[grid.columns] if grid.columns else [""]

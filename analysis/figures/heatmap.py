@@ -42,7 +42,7 @@ def draw(grid: Grid) -> Figure:
             for j, panel in enumerate(panels):
                 mine = grid.block(metric, panel)
                 heatmap(figure, axes[i][j], grid, mine, metric)
-                title = names.metric(metric).title
+                title = grid.drawn(metric).title
                 titles = [_style.plain(text) for text in (title, panel) if text]
                 axes[i][j].set_title(("\n" if len(panels) > 1 else ", ").join(titles))
                 axes[i][j].label_outer()
@@ -54,7 +54,7 @@ def draw(grid: Grid) -> Figure:
 def heatmap(figure: Figure, axes: Axes, grid: Grid, records: list[dict[str, Any]], name: str) -> None:
     """One axes: colours, numbers, holes and the colour bar."""
     assert grid.columns is not None
-    metric = names.metric(name)
+    metric = grid.drawn(name)
     rows, columns = list(grid.axes[grid.rows]), list(grid.axes[grid.columns])
     values = np.full((len(rows), len(columns)), np.nan)
     for record in records:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import logging
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
+from PIL import Image
 
 from sweeps import spec
 from sweeps.settings import Settings
@@ -62,6 +65,8 @@ class Bench:
 
     axis = staticmethod(axis)
     digest = staticmethod(digest)
+    histogram = staticmethod(lambda *arguments, **options: histogram(*arguments, **options))
+    samples = staticmethod(lambda *arguments, **options: samples(*arguments, **options))
 
     @property
     def settings(self) -> Settings:
@@ -119,7 +124,7 @@ class Bench:
                 "reason": cell.reason,
                 "trials": {
                     str(seed): digest(profile, cell.name, seed)
-                    for seed in experiment.file.seeds
+                    for seed in cell.seeds or experiment.file.seeds
                     if cell.status == "run"
                 },
             }
@@ -151,19 +156,39 @@ class Bench:
         error: str = "",
         experiment: str = "tiny-demo",
         curves: Mapping[str, Iterable[float]] | None = None,
+        artifacts: Mapping[str, bytes] | None = None,
     ) -> str:
-        """A trial's run; `metrics` are results, `curves` are per epoch."""
+        """A trial's run; `metrics` are results, `curves` are per epoch, `artifacts` are files by path."""
         run = self.client.create_run(
             self.mlflow_experiment(experiment), tags={"sweeps.role": "trial", "sweeps.digest": digest_}
         )
         points = [Metric(name, value, 1, 0) for name, value in (metrics or {}).items()]
         for name, curve in (curves or {}).items():
             points += [Metric(name, value, 1 + epoch, epoch) for epoch, value in enumerate(curve)]
+        if artifacts:
+            folder = self.folder / "kept" / run.info.run_id
+            for path, content in artifacts.items():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(content)
+            self.client.log_artifacts(run.info.run_id, str(folder))
         tags = [RunTag("sweeps.state", state)] + ([RunTag("sweeps.error", error)] if error else [])
-        self.client.log_batch(run.info.run_id, points, tags=tags)
+        for first in range(0, len(points), 1000):
+            self.client.log_batch(run.info.run_id, points[first : first + 1000])
+        self.client.log_batch(run.info.run_id, tags=tags)
         if state != "partial":
             self.client.set_terminated(run.info.run_id, "FINISHED" if state == "done" else "FAILED")
         return str(run.info.run_id)
+
+    def learn(self, digest_: str, accuracy: Iterable[float], *, first: int = 0, experiment: str = "tiny-demo") -> str:
+        """A done run of these accuracies in percent, with the results that a trial sums them up by."""
+        curve = np.array(list(accuracy), dtype=float)
+        part = curve[first:]
+        results = {"best/test/acc1_pct": curve.max(), "last/test/acc1_pct": curve[-1]}
+        results |= {f"stats/from/test/acc1_pct_{name}": getattr(part, name)() for name in ("mean", "var", "std")}
+        memory, seconds = np.full(len(curve), 2048.0), 30.0 * (1 + np.arange(len(curve)))
+        curves = {"test/acc1_pct": curve, "train/peak_memory_mib": memory, "time/train_s": seconds}
+        values = {name: float(value) for name, value in results.items()}
+        return self.trial(digest_, values, curves=curves, experiment=experiment)
 
     def fill(
         self, name: str, profile: str = "demo", *, skip: Iterable[str] = (), results: Mapping[str, float] | None = None
@@ -173,7 +198,7 @@ class Bench:
         start = results or {f"{s}/{m}": v for s in ("best", "last") for m, v in DEFAULTS.items()}
         step = itertools.count()
         for cell in experiment.cells:
-            for position, seed in enumerate(experiment.file.seeds):
+            for position, seed in enumerate(cell.seeds or experiment.file.seeds):
                 if cell.status == "run" and cell.name not in skip:
                     i = next(step)
                     values = {
@@ -182,6 +207,37 @@ class Bench:
                     }
                     home = f"{experiment.file.paper}-{profile}"
                     self.trial(digest(profile, cell.name, seed), values, experiment=home)
+
+
+def histogram(values: Iterable[float], low: float | None = None, high: float | None = None) -> bytes:
+    """What `trainers.artifacts.write_histogram` writes."""
+    array = np.array(list(values), dtype=float)
+    low = float(array.min()) if low is None else low
+    high = max(float(array.max()), low + 1e-6) if high is None else high
+    counts, edges = np.histogram(array, bins=50, range=(low, high))
+    content = {
+        "quantity": "test",
+        "n": len(array),
+        "mean": float(array.mean()),
+        "edges": [round(float(edge), 6) for edge in edges],
+        "counts": [int(count) for count in counts],
+    }
+    return json.dumps(content).encode()
+
+
+def samples(seed: int, rows: int = 8, pixels: int = 32, grey: bool = False) -> bytes:
+    """A grid of coloured noise with white lines, as `trainers.artifacts.write_samples` writes it."""
+    random = np.random.default_rng(seed)
+    side = rows * (2 * pixels + 2)
+    image = np.full((side, side, 3), 255, dtype=np.uint8)
+    for i, j in itertools.product(range(rows), repeat=2):
+        base = random.integers(0, 255, (4, 4, 3))
+        tile = np.kron(base, np.ones((pixels // 2, pixels // 2, 1))).astype(np.uint8)
+        top, left = i * (2 * pixels + 2) + 1, j * (2 * pixels + 2) + 1
+        image[top : top + 2 * pixels, left : left + 2 * pixels] = tile
+    buffer = io.BytesIO()
+    Image.fromarray(image[:, :, 0] if grey else image).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 DEFAULTS = {"test/acc1_pct": 90.25, "test/agree1_pct": 91.5, "test/loyalty_code": 0.7512}

@@ -165,14 +165,49 @@ def test_best_over_seeds(bench: Any) -> None:
     assert row["n"] == 2
 
 
-def test_mean_curve_selects_after_averaging(bench: Any) -> None:
-    name = bench.write(bench.axis("row", ["a"]), seeds=[0, 1], over_seeds="mean_curve")
+LEFT_OUT = '\n[[absent]]\nmatch = { row = "b" }\nmetrics = ["test/agree1_pct"]\nreason = "has no teacher"\n'
+TWO = ("test/acc1_pct", "test/agree1_pct")
+
+
+def test_metric_that_the_paper_leaves_out_is_absent_and_its_cell_is_trained(bench: Any) -> None:
+    name = bench.write(bench.axis("row", ["a", "b"]), metrics=TWO, more=LEFT_OUT)
     bench.plan(name)
-    for seed, curve in ((0, [3.0, 1.0]), (1, [1.0, 5.0])):
-        results = {"best/test/acc1_pct": max(curve)}
-        bench.trial(bench.digest("demo", "row=a", seed), results, curves={"test/acc1_pct": curve})
-    (row,) = load(bench, name).cells
-    assert (row["value"], row["n"]) == (3.0, 2)  # means 2 and 3; the mean of the bests would be 4
+    bench.fill(name, results={"best/test/acc1_pct": 90.0, "best/test/agree1_pct": 91.0})
+    found = load(bench, name)
+    assert found.frame["state"].tolist() == ["done", "done", "done", "absent"]
+    assert found.frame["note"].tolist() == ["", "", "", "has no teacher"]
+    assert found.holes.empty
+    assert [cell["state"] for cell in found.cells] == ["done", "done", "done", "absent"]
+    again = load(bench, name, metrics=["best/test/agree1_pct"])
+    assert again.frame["state"].tolist() == ["done", "absent"]
+
+
+def test_metric_that_only_unfinished_cells_will_have_is_a_hole_not_an_error(bench: Any) -> None:
+    name = bench.write(bench.axis("row", ["a", "b"]), metrics=TWO, more=LEFT_OUT)
+    bench.plan(name)
+    bench.trial(bench.digest("demo", "row=b", 0), {"best/test/acc1_pct": 90.0})
+    assert load(bench, name).frame["state"].tolist() == ["new", "new", "done", "absent"]
+
+
+def test_cell_with_seeds_of_its_own_misses_no_others(bench: Any) -> None:
+    axes = '[[axes]]\nname = "row"\nvalues = [{ label = "a", seeds = [7] }, { label = "b", preset = "x" }]\n'
+    name = bench.write(axes, seeds=[0, 1])
+    bench.plan(name)
+    bench.fill(name)
+    found = load(bench, name)
+    assert found.holes.empty
+    assert found.frame[["row", "seed"]].values.tolist() == [["a", 7], ["b", 0], ["b", 1]]
+
+
+def test_times_are_shown_in_a_unit_that_suits_them_and_kept_in_seconds(bench: Any) -> None:
+    name = bench.write(bench.axis("row", ["a"]), metrics=["time/train_s"])
+    bench.plan(name)
+    bench.trial(bench.digest("demo", "row=a", 0), {"time/train_s": 300.0})
+    found = load(bench, name)
+    assert found.cells[0]["value"] == 300.0
+    assert found.metric("time/train_s").title == "Training time (min)"
+    assert found.block("time/train_s", "")[0]["value"] == 5.0
+    assert found.drawn("time/train_s").text(5.0) == "5.00"
 
 
 def test_printed_values_appear_only_at_the_papers_scale(bench: Any) -> None:

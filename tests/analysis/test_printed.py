@@ -21,9 +21,10 @@ def load(bench: Any, axes: str, report: str) -> tuple[spec.Experiment, dict[prin
     return experiment, printed.load(experiment)
 
 
-def test_every_reference_file_of_the_figures_is_tested_here() -> None:
-    found = sorted(path.name for path in printed.folder().glob("cudfkd_fig*.csv"))
-    assert found == [f"cudfkd_fig{n}.csv" for n in (10, 4, 6, 7, 8, 9)]
+def test_every_reference_file_is_tested_here() -> None:
+    found = sorted(path.name for path in printed.folder().glob("cudfkd_*.csv"))
+    figures = [f"cudfkd_fig{n}.csv" for n in (10, 4, 6, 7, 8, 9)]
+    assert found == [*figures, *(f"cudfkd_table{n}.csv" for n in (1, 2, 3, 4, 5))]
 
 
 def test_fig9_maps_every_row_of_its_file() -> None:
@@ -101,3 +102,62 @@ def test_unknown_column_in_a_template_is_an_error(bench: Any) -> None:
 def test_two_values_for_one_cell_are_an_error(bench: Any) -> None:
     with pytest.raises(ReportError, match=r"cudfkd_fig9.csv has two values for 1/5 test/acc1_pct: 71 and 71.22"):
         load(bench, bench.axis("row", ["1/5"]), ONE.format(file="cudfkd_fig9.csv"))
+
+
+def paper_table(
+    bench: Any, number: int, axes: str, mapped: str
+) -> tuple[spec.Experiment, dict[printed.Key, list[float]]]:
+    report = f'[report.reference]\nfile = "cudfkd_table{number}.csv"\norigin = "printed"\naxes = {{ {mapped} }}\n'
+    return load(bench, axes, report)
+
+
+PAIRS = ("ResNet34 / ResNet18", "VGG11 / ResNet18", "WRN-40-2 / WRN-40-1", "WRN-40-2 / WRN-16-2")
+METHODS = ("T.Scratch", "S.Scratch", "DAFL", "ZSKT", "ADI", "DFQ", "CMI", "PRE-DFKD", "CuDFKD")
+
+
+@pytest.mark.parametrize(("number", "value"), [(2, 95.27), (3, 71.85)])
+def test_tables_2_and_3_map_every_value(bench: Any, number: int, value: float) -> None:
+    axes = bench.axis("row", METHODS) + bench.axis("pair", PAIRS)
+    report = 'columns = "pair"\n[report.reference]\norigin = "printed"\n'
+    report += (
+        f'file = "cudfkd_table{number}.csv"\naxes = {{ row = "{{method}}", pair = "{{teacher}} / {{student}}" }}\n'
+    )
+    experiment, values = load(bench, axes, report)
+    assert len(values) == 97  # 9 x 4 x 3 less the 11 that PRE-DFKD has not
+    keys = {printed.key_of(experiment, cell.labels, metric) for cell in experiment.cells for metric in METRICS}
+    assert set(values) <= keys
+    labels = {"row": "CuDFKD", "pair": "WRN-40-2 / WRN-40-1"}
+    assert values[printed.key_of(experiment, labels, "test/agree1_pct")] == [value]
+
+
+def test_table_4_maps_every_value(bench: Any) -> None:
+    labels = ["Teacher", "Student", "CMI", "ADI", "DFQ", "CuDFKD"]
+    experiment, values = paper_table(bench, 4, bench.axis("row", labels), 'row = "{method}"')
+    assert len(values) == 18
+    assert values[printed.key_of(experiment, {"row": "CMI"}, "test/loyalty_code")] == [0.1181]
+
+
+def test_table_5_maps_every_value_to_our_units(bench: Any) -> None:
+    axes = bench.axis("row", ["DAFL", "DFAD", "ADI", "CMI", "MB-DFKD", "PRE-DFKD", "CuDFKD"])
+    axes += bench.axis("data", ["CIFAR10", "CIFAR100"])
+    report = 'panels = "data"\n[report.reference]\nfile = "cudfkd_table5.csv"\norigin = "printed"\n'
+    experiment, values = load(bench, axes, report + 'axes = { row = "{method}", data = "{dataset}" }\n')
+    assert len(values) == 58
+    names = ("stats/from/test/acc1_pct_mean", "stats/from/test/acc1_pct_var", "best/test/acc1_pct")
+    names += ("train/peak_memory_mib", "time/train_s")
+    cell = {"row": "CuDFKD", "data": "CIFAR10"}
+    shown = [values[printed.key_of(experiment, cell, name)][0] for name in names]
+    assert shown == pytest.approx([94.1, 2.88, 95.0, 6.84 * 1024, 5.48 * 3600], abs=1e-9)
+
+
+def test_file_of_words_is_no_file_of_numbers(bench: Any) -> None:
+    with pytest.raises(ReportError, match=r"cudfkd_table1.csv has no column 'metric' .*; words need kind = 'declared'"):
+        paper_table(bench, 1, bench.axis("row", ["DAFL"]), 'row = "{method}"')
+
+
+def test_table_1_maps_every_word(bench: Any) -> None:
+    report = '[report.reference]\nfile = "cudfkd_table1.csv"\norigin = "printed"\naxes = { row = "{method}" }\n'
+    experiment = spec.load(bench.write(bench.axis("row", ["DAFL", "DFQ", "CMI", "CuDFKD"]), report=report))
+    words = printed.load_words(experiment)
+    assert len(words) == 12
+    assert words[printed.key_of(experiment, {"row": "DAFL"}, "Target")] == "Data Prior"

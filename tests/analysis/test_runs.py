@@ -72,6 +72,42 @@ def test_curve_of_a_finished_run_is_read_once(bench: Any) -> None:
         assert calls.calls.get("get_metric_history", 0) == expected
 
 
+def test_artifacts_of_a_finished_run_are_read_once(bench: Any) -> None:
+    files = {
+        "epoch_0000/a.json": b"{}",
+        "epoch_0010/b.png": b"png",
+        "epoch_0010/a.json": b"[]",
+        "else/c": b"",
+        "d": b"",
+    }
+    bench.trial("a" * 64, artifacts=files)
+    for expected in (3, 0):  # the top and the two epochs
+        store, calls = counted(bench)
+        run = store.runs({"a" * 64})["a" * 64]
+        assert store.artifacts(run) == {0: ["a.json"], 10: ["a.json", "b.png"]}
+        assert store.artifact(run, 10, "b.png") == b"png"
+        assert calls.calls.get("list_artifacts", 0) == expected
+        assert calls.calls.get("download_artifacts", 0) == (expected > 0)
+
+
+def test_artifacts_of_an_unfinished_run_are_never_cached(bench: Any) -> None:
+    run_id = bench.trial("a" * 64, state="partial", artifacts={"epoch_0000/a.json": b"1"})
+    for content in (b"1", b"2"):
+        store = runs.connect(bench.settings)
+        run = store.runs({"a" * 64})["a" * 64]
+        (bench.folder / "kept" / run_id / "epoch_0000" / "a.json").write_bytes(content)
+        bench.client.log_artifacts(run_id, str(bench.folder / "kept" / run_id))
+        assert store.artifacts(run) == {0: ["a.json"]}
+        assert store.artifact(run, 0, "a.json") == content
+
+
+def test_artifact_that_is_gone_is_an_error(bench: Any) -> None:
+    bench.trial("a" * 64)
+    store = runs.connect(bench.settings)
+    with pytest.raises(StoreError, match=r"mlflow.db: cannot be read: .*a.json"):
+        store.artifact(store.runs({"a" * 64})["a" * 64], 3, "a.json")
+
+
 def test_store_made_anew_does_not_show_the_old_runs(bench: Any) -> None:
     bench.trial("a" * 64, {"best/test/acc1_pct": 91.0})
     assert runs.connect(bench.settings).runs({"a" * 64})

@@ -219,3 +219,42 @@ def test_diff_without_reference_says_so(bench: Any) -> None:
     bench.plan(name, comparable=True)
     bench.fill(name)
     assert "There are no printed values for this experiment." in tables.markdown(diff.table(load(bench, name)))
+
+
+def test_table_5_names_the_best_and_the_window_and_is_wide_in_latex(bench: Any) -> None:
+    axes = bench.axis("row", ["DAFL", "DFAD"]) + bench.axis("data", ["CIFAR10"])
+    report = 'panels = "data"\n[report.reference]\nfile = "cudfkd_table5.csv"\norigin = "printed"\n'
+    report += 'axes = { row = "{method}", data = "{dataset}" }\n'
+    metrics = ["stats/from/test/acc1_pct_mean", "stats/from/test/acc1_pct_var", "test/acc1_pct"]
+    metrics += ["train/peak_memory_mib", "time/train_s"]
+    more = '\n[[reported]]\nmatch = { row = "DFAD" }\nreason = "copied"\n'
+    name = bench.write(axes, report=report, metrics=metrics, seeds=[0, 1], over_seeds="mean_curve", more=more)
+    bench.plan(name, comparable=True)
+    for seed in (0, 1):
+        bench.learn(bench.digest("demo", "row=DAFL data=CIFAR10", seed), [10.0, 60.0 + 2 * seed, 80.0], first=1)
+    table = tables.table(load(bench, name))
+    assert (
+        tables.markdown(table)
+        == """**Small grid**
+
+tiny/grid, profile demo: best over epochs, per metric; mean ± sample std over seeds, n = 2.
+
+CIFAR10
+
+| row  | μ Acc@1 (%) | printed | σ² Acc@1 (%²) | printed | Best Acc@1 (%) | printed | Peak memory (GiB) | printed | Training time (h) | printed |
+|------|------------:|--------:|--------------:|--------:|---------------:|--------:|------------------:|--------:|------------------:|--------:|
+| DAFL |       70.50 |   62.60 |         90.25 |   17.10 |   80.00 ± 0.00 |   92.00 |              2.00 |    6.45 |       0.03 ± 0.00 |    6.10 |
+| DFAD |       – [1] |   86.10 |         – [1] |   12.30 |          – [1] |   93.30 |             – [1] |       – |             – [1] |       – |
+
+[1] copied
+
+μ and σ² are mean and population variance over epochs of the curve averaged over seeds; epochs, counted from 0: 1 to 2.
+
+Peak memory is the largest over seeds; other values without μ or σ² are means over seeds.
+"""
+    )
+    latex = tables.latex(table)
+    assert "\\begin{table*}\n\\centering\n\\footnotesize" in latex
+    assert latex.endswith("\\end{table*}\n")
+    assert "$\\sigma$$^2$ Acc@1 (\\%$^2$)" in latex
+    assert "difference" in tables.markdown(diff.table(load(bench, name)))

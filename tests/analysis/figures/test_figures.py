@@ -34,11 +34,13 @@ def strategies(bench: Any, kind: str, *, comparable: bool = True, seeds: tuple[i
 
 
 def test_kinds_are_the_files() -> None:
-    assert figures.kinds() == ["bars", "curve", "heatmap"]
+    assert figures.kinds() == ["bars", "curve", "density", "epochs", "heatmap", "histogram"]
 
 
 def test_unknown_kind_names_the_known(bench: Any) -> None:
-    with pytest.raises(ReportError, match=r"no figure for report.kind = 'table'; drawn are bars, curve, heatmap"):
+    with pytest.raises(
+        ReportError, match=r"no figure for report.kind = 'table'; drawn are bars, curve, density, epochs, "
+    ):
         figures.draw(strategies(bench, "table"))
 
 
