@@ -25,7 +25,15 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "trainers"
 RECORD = REPOSITORY / "tests" / "trainers" / "arithmetic.json"
 LOOPS = ("distill", "datafree", "evaluate")
-HELPERS = ("trainers.methods.", "trainers.synthesis.", "trainers.data._augment", "trainers.seeding")
+HELPERS = (
+    "trainers.methods.",
+    "trainers.synthesis.",
+    "trainers.data._augment",
+    "trainers.data._strong",
+    "trainers.data._views",
+    "trainers.dot",
+    "trainers.seeding",
+)
 """A file's arithmetic includes that of the modules with these names that it imports."""
 
 Record = dict[str, dict[str, Any]]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainers import seeding
 from trainers.data._augment import standardise
 from trainers.data._views import VIEWS
+from trainers.dot import DOT, dot_step
 from trainers.methods import Batch, Context, DistillMethod, FirstStage, Output, Terms, module
 from trainers.models import Network
 from trainers.train import Row, Setup, Sums, clip_gradients, make_optimizer, require_finite, set_learning_rate
@@ -45,8 +46,12 @@ class DistillLoop:
         self.stage = self.method.first_stage
         self.before = 0 if self.stage is None else self.stage.epochs
         self.total_epochs = self.before + trial.protocol.epochs
+        assert "student" not in self.method.modules, "the name of the student itself"
         self.trained = nn.ModuleDict({"student": setup.student, **self.method.modules})
-        self.optimizer = make_optimizer(trial, self._optimised())
+        split = trial.protocol.optimizer == "dot"
+        self.optimizer = (
+            DOT.of(trial.protocol, self._optimised()) if split else make_optimizer(trial, self._optimised())
+        )
         self.first_optimizer = None if self.stage is None else make_optimizer(trial, iter(self.stage.parameters))
 
     def _optimised(self) -> Iterator[nn.Parameter]:
@@ -94,10 +99,13 @@ class DistillLoop:
                 student = self._answer(self.student, batch)
             terms: Terms = terms_of(Batch(index, images.train.labels[index], student, teacher, views.count))
             loss = torch.stack(list(terms.values())).sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            clip_gradients(trial, self.trained.parameters())
-            optimizer.step()
+            if isinstance(optimizer, DOT):
+                dot_step(optimizer, terms)
+            else:
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                clip_gradients(trial, self.trained.parameters())
+                optimizer.step()
             sums.add({name: loss, **{f"{name}_{term}": value for term, value in terms.items()}})
         row = sums.means()
         require_finite(row, epoch)

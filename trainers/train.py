@@ -199,6 +199,8 @@ def require_runnable(trial: Trial) -> None:
         faults.append(f"method {trial.method!r} needs a teacher")
     if (trial.subject is not None) != (trial.kind == "evaluate"):
         faults.append("a subject is what an evaluate trial measures: it needs one, and no other kind takes one")
+    if trial.kind == "datafree" and trial.protocol.optimizer == "dot":
+        faults.append("optimizer 'dot' needs a loss on labels beside the distillation, which no data-free method has")
     if faults:
         raise ConfigError(*faults)
 
@@ -255,7 +257,7 @@ def _setup(trial: Trial, state_root: Path, data_root: Path, device: torch.device
         freeze(teacher.to(device))
     config = module(trial.method).Config.model_validate(dict(trial.hparams))
     network = None if trial.teacher is None else trial.teacher.network
-    found = methods.faults(trial.method, config, trial.protocol, info, network)
+    found = methods.faults(trial.method, config, methods.Case(trial.protocol, info, trial.student, network))
     if found:
         raise ConfigError(*found)
     return Setup(trial, images, student.to(device), teacher, device, pool_folder)
@@ -384,7 +386,7 @@ def clip_gradients(trial: Trial, parameters: Iterator[torch.nn.Parameter]) -> No
 
 
 def make_optimizer(trial: Trial, parameters: Iterator[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The protocol's optimiser, on the student and what trains with it."""
+    """The protocol's optimiser, on the student and what trains with it; SGD for DOT, which `trainers.dot` makes."""
     protocol = trial.protocol
     if protocol.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=protocol.lr, weight_decay=protocol.weight_decay)

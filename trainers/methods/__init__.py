@@ -229,17 +229,30 @@ def presets(name: str) -> Mapping[str, Mapping[str, Any]]:
     return found
 
 
-def faults(name: str, config: MethodConfig, protocol: Recipe, info: Info, teacher: str | None) -> list[str]:
-    """What a method refuses before anything starts: a teacher it cannot use, a pool that would not fit into memory.
+class Case(NamedTuple):
+    """What a method is asked to serve, known before any image or weight is read.
 
-    Args:
-        teacher: the teacher's network, by name.
+    Attributes:
+        protocol: the recipe.
+        info: shape of the images.
+        student: the student's network, by name.
+        teacher: the teacher's, or None.
+    """
+
+    protocol: Recipe
+    info: Info
+    student: str
+    teacher: str | None
+
+
+def faults(name: str, config: MethodConfig, case: Case) -> list[str]:
+    """What a method refuses before anything starts: a pair it cannot serve, a pool that would not fit into memory.
 
     Returns:
         One sentence for each fault; methods without a `faults` function have none.
     """
     find = getattr(module(name), "faults", None)
-    found: list[str] = [] if find is None else find(config, protocol, info, teacher)
+    found: list[str] = [] if find is None else find(config, case)
     return found
 
 

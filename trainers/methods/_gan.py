@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +16,11 @@ from trainers import artifacts, seeding
 from trainers.config import MethodConfig
 from trainers.data._augment import standardise_unit
 from trainers.methods import Context, Output, Terms
+from trainers.protocols import learning_rate
 from trainers.synthesis import generator as generators
 from trainers.synthesis.bn_statistics import BNStatistics
+from trainers.synthesis.dafl_generator import DaflGenerator
+from trainers.synthesis.generator import Generator
 
 
 class GeneratorConfig(MethodConfig):
@@ -38,16 +42,33 @@ class GeneratorConfig(MethodConfig):
 class GeneratorMethod(ABC):
     """A cycle updates the generator on the method's `generator_terms`, then the student on fresh images.
 
-    The generator is in train mode for its own updates and in eval mode when it makes images for the student.
+    Attributes:
+        batch_statistics: False: while one of generator and student learns, the other normalises with its running
+            statistics (benchmark). True: both always by the batch, in train mode, as the originals do; then the
+            student's running statistics also follow the images of the generator's updates.
+        follows_schedule: whether the generator's learning rate keeps its ratio to the student's.
+        clip_norm: largest norm of the generator's gradient; None: no limit.
     """
 
     needs_features = False
+    batch_statistics = False
+    follows_schedule = False
+    clip_norm: float | None = None
 
     def __init__(self, config: Any, context: Context) -> None:
         self.config = config
         self.context = context
         self.student_steps: int = config.student_steps
-        self.generator = generators.build(
+        self.generator = self.new_generator()
+        self.optimizer = torch.optim.Adam(
+            self.generator.parameters(), lr=config.generator_lr, betas=(config.generator_beta1, config.generator_beta2)
+        )
+        self.latents = seeding.stream(context.seed, "latent", 0, device=context.device)
+
+    def new_generator(self) -> Generator | DaflGenerator:
+        """The benchmark's topology; a method with another one replaces this."""
+        config, context = self.config, self.context
+        return generators.build(
             config.latent_dim,
             context.info.channels,
             context.info.size,
@@ -57,10 +78,6 @@ class GeneratorMethod(ABC):
             seed=context.seed,
             device=context.device,
         )
-        self.optimizer = torch.optim.Adam(
-            self.generator.parameters(), lr=config.generator_lr, betas=(config.generator_beta1, config.generator_beta2)
-        )
-        self.latents = seeding.stream(context.seed, "latent", 0, device=context.device)
 
     @abstractmethod
     def generator_terms(self, images: Tensor) -> Terms:
@@ -76,9 +93,13 @@ class GeneratorMethod(ABC):
 
     def start_epoch(self, epoch: int) -> None:
         self.latents = seeding.stream(self.context.seed, "latent", epoch, device=self.context.device)
+        protocol, rate = self.context.protocol, self.config.generator_lr
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * learning_rate(protocol, epoch) / protocol.lr if self.follows_schedule else rate
 
     def synthesise(self) -> Terms:
         self.generator.train()
+        self.context.student.train(self.batch_statistics)
         terms: Terms = {}
         for _ in range(self.config.generator_steps):
             terms = self.generator_terms(self.standardised(self.latent()))
@@ -86,8 +107,11 @@ class GeneratorMethod(ABC):
                 continue
             self.optimizer.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()
+            if self.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.clip_norm)
             self.optimizer.step()
-        self.generator.eval()  # the student's images come from running statistics
+        self.generator.train(self.batch_statistics)
+        self.context.student.eval()
         return {name: value.detach() for name, value in terms.items()}
 
     @torch.no_grad()
@@ -101,7 +125,19 @@ class GeneratorMethod(ABC):
 
     def standardised(self, latent: Tensor) -> Tensor:
         """Images of `latent` as student and teacher take them, shape (B, C, H, W)."""
-        return standardise_unit(self.generator(latent), self.context.info)
+        return self._standardised(self.generator(latent))
+
+    def _standardised(self, made: Tensor) -> Tensor:
+        return made if self.generator.standardised else standardise_unit(made, self.context.info)
+
+    def _pixels(self, made: Tensor) -> Tensor:
+        """What the generator made as pixels in [0, 1]; colours outside are clipped."""
+        if not self.generator.standardised:
+            return made
+        mean, std = (
+            made.new_tensor(value).view(1, -1, 1, 1) for value in (self.context.info.mean, self.context.info.std)
+        )
+        return (made * std + mean).clamp(0, 1)
 
     def after_student_update(self) -> None:
         return  # nothing follows
@@ -115,17 +151,39 @@ class GeneratorMethod(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.generator.load_state_dict(state["generator"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.eval()
+        self.generator.train(self.batch_statistics)
 
     @torch.no_grad()
     def write_artifacts(self, folder: Path, epoch: int) -> None:
         """Samples, and samples of each class as the teacher decides."""
         stream = seeding.stream(self.context.seed, "artifact", epoch, device=self.context.device)
         size = (max(self.context.protocol.batch_size, artifacts.SAMPLES), self.config.latent_dim)
-        raw = self.generator(torch.randn(size, generator=stream, device=self.context.device))
-        decisions = self.context.frozen(standardise_unit(raw, self.context.info)).argmax(dim=1)
-        artifacts.write_samples(folder / "samples.png", raw)
-        artifacts.write_samples_by_class(folder / "samples_by_class.png", raw, decisions)
+        generator = copy.deepcopy(self.generator)  # in train mode its running statistics would move
+        made = generator(torch.randn(size, generator=stream, device=self.context.device))
+        decisions = self.context.frozen(self._standardised(made)).argmax(dim=1)
+        pixels = self._pixels(made)
+        artifacts.write_samples(folder / "samples.png", pixels)
+        artifacts.write_samples_by_class(folder / "samples_by_class.png", pixels, decisions)
+
+
+def original_generator(
+    config: GeneratorConfig, context: Context, *, output: Literal["tanh_bn", "bn"], eps: float = 1e-5
+) -> DaflGenerator:
+    """The generator of a method's original authors (DAFL, ZSKT, DFAD).
+
+    Args:
+        output: how it ends.
+        eps: of the BatchNorm layers after convolutions.
+    """
+    info = context.info
+    return generators.fresh(
+        lambda: DaflGenerator(
+            config.latent_dim, info.channels, info.size, width=config.generator_width, eps=eps, output=output
+        ),
+        init=config.generator_init,
+        seed=context.seed,
+        device=context.device,
+    )
 
 
 class TeacherView:

@@ -12,9 +12,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from trainers import artifacts, seeding
-from trainers.config import MethodConfig, PerEpoch, PerUpdate, Protocol
-from trainers.data import Info
-from trainers.methods import Context, Output, Terms
+from trainers.config import MethodConfig, PerEpoch, PerUpdate
+from trainers.methods import Case, Context, Output, Terms
 from trainers.methods._gan import GeneratorMethod, TeacherView
 from trainers.methods._losses import (
     activation_loss,
@@ -124,9 +123,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 Tables II to V. plain-dfkd: no weights, ramp kept. fig6-none: the figure's "none", which also froze the adversarial weight."""
 
 
-def faults(config: Config, protocol: Protocol, info: Info, teacher: str) -> list[str]:
+def faults(config: Config, case: Case) -> list[str]:
     """A teacher without BatchNorm layers has no statistics to match."""
-    return bn_layer_faults(teacher, info) if config.bn > 0 else []
+    return bn_layer_faults(case.teacher, case.info) if config.bn > 0 else []
 
 
 def curriculum_weight(difficulty: Tensor, threshold: float, curriculum: Curriculum) -> Tensor:

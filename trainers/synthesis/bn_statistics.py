@@ -41,9 +41,9 @@ def bn_layers(network: str, channels: int, size: int) -> int:
         )
 
 
-def bn_layer_faults(teacher: str, info: Info) -> list[str]:
+def bn_layer_faults(teacher: str | None, info: Info) -> list[str]:
     """Why a teacher cannot be matched in its BatchNorm statistics; empty where it can."""
-    if bn_layers(teacher, info.channels, info.size):
+    if teacher is None or bn_layers(teacher, info.channels, info.size):
         return []
     return [f"the BatchNorm statistics need a teacher with BatchNorm2d layers, and {teacher!r} has none; set bn to 0"]
 

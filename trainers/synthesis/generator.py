@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,21 @@ from torch import Tensor, nn
 from trainers import seeding
 from trainers.errors import ConfigError
 
+Init = Literal["normal", "default"]
+M = TypeVar("M", bound=nn.Module)
+
 
 class Generator(nn.Module):
     """Latent vectors (B, Z) to images (B, C, H, H) in [0, 1].
 
     linear Z -> 64 * 2^depth maps of H / 2^depth, BN; then `depth` times { up x2, conv 3x3 to half the maps, BN, LeakyReLU 0.2 };
     conv 3x3 to C; sigmoid. Depth 2 at 32 pixels is CuDFKD-32, depth 3 at 64 pixels CuDFKD-64.
+
+    Attributes:
+        standardised: False: the images are pixels, to be standardised before a network sees them.
     """
+
+    standardised = False
 
     def __init__(self, latent_dim: int, channels: int, size: int, depth: int, width: int = 64) -> None:
         super().__init__()
@@ -49,19 +58,25 @@ def build(
     *,
     depth: int,
     width: int,
-    init: Literal["normal", "default"],
+    init: Init,
     seed: int,
     device: torch.device,
 ) -> Generator:
+    """A `Generator`, initialised as `fresh` does."""
+    return fresh(lambda: Generator(latent_dim, channels, size, depth, width), init=init, seed=seed, device=device)
+
+
+def fresh(make: Callable[[], M], *, init: Init, seed: int, device: torch.device) -> M:
     """A generator whose weights come from the trial's stream `weights/generator`.
 
     Args:
+        make: builds it with its own init.
         init: "normal": conv and linear weights N(0, 0.02), biases 0, BN weights N(1, 0.02), as CuDFKD and CMI;
-            "default": PyTorch's own, as the GAN baselines.
+            "default": the one of `make`, PyTorch's for the GAN baselines.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.stream_seed(seed, "weights", "generator"))
-        generator = Generator(latent_dim, channels, size, depth, width)
+        generator = make()
         if init == "normal":
             generator.apply(_normal)
     return generator.to(device)
@@ -72,6 +87,6 @@ def _normal(layer: nn.Module) -> None:
         nn.init.normal_(layer.weight, 0.0, 0.02)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-    elif isinstance(layer, nn.BatchNorm2d):
+    elif isinstance(layer, nn.BatchNorm2d) and layer.affine:
         nn.init.normal_(layer.weight, 1.0, 0.02)
         nn.init.zeros_(layer.bias)

@@ -53,7 +53,7 @@ class ImagePool:
 
     def __init__(self, folder: Path, capacity: int, info: Info, device: torch.device) -> None:
         found = faults(capacity, info)
-        free = _free_gib(device)
+        free = free_gib(device)
         if not found and size_gib(capacity, info) > free:
             found = [
                 f"the image pool needs {size_gib(capacity, info):.1f} GiB for {capacity} images, and {device.type} has {free:.1f} GiB free; "
@@ -97,6 +97,10 @@ class ImagePool:
                 if len(index) == min(size, count):
                     yield standardise(augment(self._images[index], self.info, generator), self.info)
 
+    def newest(self, count: int) -> Tensor:
+        """The images added last, in order, at most `count`. Shape (N, C, H, W), float in [0, 1]."""
+        return self._images[max(0, self._count - count) : self._count].float() / 255
+
     def state_dict(self) -> dict[str, Any]:
         return {"additions": self._additions, "images": self._count}
 
@@ -124,7 +128,12 @@ class ImagePool:
         self._additions += 1
 
 
-def _free_gib(device: torch.device) -> float:
+def free_gib(device: torch.device) -> float:
+    """Memory that could be taken now, in GiB; on Linux what the kernel holds only as a cache counts as free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2**30
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 2**20  # kB
+    except (OSError, StopIteration):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30

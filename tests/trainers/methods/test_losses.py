@@ -12,6 +12,7 @@ from trainers.methods._losses import (
     activation_loss,
     agreement_mask,
     class_balance,
+    distillation_loss,
     js_divergence,
     kl_per_sample,
     l1_per_sample,
@@ -133,3 +134,11 @@ def test_js_equals_a_naive_loop_with_the_clamp() -> None:
 def test_js_of_equal_logits_is_zero() -> None:
     s, _ = pair()
     assert float(js_divergence(s, s)) == 0
+
+
+def test_distillation_is_the_mean_over_the_batch() -> None:
+    s, t = pair()
+    for temperature in (1.0, 4.0):
+        naive = sum(kl_per_sample(s, t, temperature).tolist()) / len(s)
+        assert float(distillation_loss(s, t, "kl", temperature)) == pytest.approx(naive, rel=1e-6)
+    assert float(distillation_loss(s, t, "l1", 4.0)) == pytest.approx(float((s - t).abs().mean()), rel=1e-6)

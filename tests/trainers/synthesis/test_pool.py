@@ -99,6 +99,18 @@ def test_a_pool_larger_than_its_bound_is_refused_with_its_size(tmp_path: Path) -
 
 
 def test_a_pool_larger_than_free_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "_free_gib", lambda device: 1e-9)
+    monkeypatch.setattr(pools, "free_gib", lambda device: 1e-9)
     with pytest.raises(ConfigError, match=r"has 0\.0 GiB free"):
         ImagePool(tmp_path, 8, INFO, CPU)
+
+
+def test_newest_images_come_in_order_as_they_are_kept(tmp_path: Path) -> None:
+    pool = ImagePool(tmp_path, 8, INFO, CPU)
+    for first in (0, 3):
+        pool.append(grey(*(level / 255 for level in range(first, first + 3))))
+    assert (pool.newest(4)[:, 0, 0, 0] * 255).round().tolist() == [2, 3, 4, 5]
+    assert len(pool.newest(100)) == 6
+
+
+def test_free_memory_is_positive_and_below_a_petabyte() -> None:
+    assert 0 < pools.free_gib(CPU) < 1e6
