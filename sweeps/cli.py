@@ -247,7 +247,7 @@ def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
 
     plans = _plans(arguments, settings)
     if arguments.json:
-        price = planning.price(plans, settings.state)
+        price = planning.price(plans, settings.state, settings.data)
         content = {
             "plans": [
                 {
@@ -262,6 +262,7 @@ def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
                 "trial_hours": price.trial_hours,
                 "gpu_hours": price.gpu_hours,
                 "known": price.known,
+                "computed": price.computed,
                 "unknown": price.unknown,
             },
         }
@@ -297,7 +298,7 @@ def _print_plans(plans: Sequence[Plan], settings: Settings, arguments: argparse.
         distinct = len({digest for plan in plans for digest in plan.trials})
         _say(f"together: {planning.summary(plans)} ({each - distinct} shared between experiments)")
     if any(plan.trials for plan in plans):
-        _say(f"price: {planning.price(plans, settings.state)}")
+        _say(f"price: {planning.price(plans, settings.state, settings.data)}")
 
 
 def verb_run(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -323,7 +324,7 @@ def _offer_profiles(arguments: argparse.Namespace, settings: Settings, names: li
         plans = _plans(arguments, settings, names)
         title = plans[0].profile.title if plans else ""
         sys.stderr.write(
-            f"  --profile {profile:<8} {title}\n    {planning.summary(plans)}; {planning.price(plans, settings.state)}\n"
+            f"  --profile {profile:<8} {title}\n    {planning.summary(plans)}; {planning.price(plans, settings.state, settings.data)}\n"
         )
     return 2
 

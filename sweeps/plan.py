@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeps import resolve, spec
+from sweeps import cost, resolve, spec
 from sweeps.errors import SetupError, SpecError
 from sweeps.spec import Cell, Experiment, Profile
 from trainers.attempts import State, read_status
@@ -86,6 +86,7 @@ class Plan:
                 "status": cell.status,
                 "reason": cell.reason,
                 "trials": digests.get(cell.name, {}),
+                **({"declared": resolve.declared(cell)} if cell.status == "declared" else {}),
             }
             for cell in self.experiment.cells
         ]
@@ -125,7 +126,7 @@ def make(
     for cell in experiment.cells:
         if cell.status != "run" or experiment.file.search is not None:
             continue
-        for seed in plan.seeds:
+        for seed in seeds or cell.seeds or experiment.file.seeds:
             trial, scaling = resolve.resolve(experiment, profile, cell, seed, data_root)
             plan.entries.append(Entry(cell, seed, trial, trial.digest()))
             plan.notes += [note for note in scaling.notes if note not in plan.notes]
@@ -192,27 +193,38 @@ class Price:
     Attributes:
         trial_hours: summed training time in hours of one trial after the other.
         gpu_hours: the same times the GPUs of a trial.
-        known, unknown: how many trials the estimate covers, and for how many nothing like them was recorded.
+        known: trials priced from finished ones of like cost.
+        computed: GPU trials priced from their floating-point operations.
+        unknown: trials for which there is no estimate.
     """
 
     trial_hours: float
     gpu_hours: float
     known: int
+    computed: int
     unknown: int
 
     def __str__(self) -> str:
-        if self.known + self.unknown == 0:
+        if self.known + self.computed + self.unknown == 0:
             return "nothing to run"
-        if self.known == 0:
+        if self.known + self.computed == 0:
             return "no estimate yet: no finished trial of like cost in the state root"
-        spent = f"{self.trial_hours * 60:.0f} min" if self.trial_hours < 2 else f"{self.trial_hours:.1f} h"
-        gpus = f", {self.gpu_hours:.1f} GPU-hours" if self.gpu_hours else ""
-        rest = f"; {self.unknown} trials without a like one on record" if self.unknown else ""
-        return f"about {spent} of training one after the other{gpus} (from finished trials of like cost{rest})"
+        spent = f"{self.trial_hours * 60:.0f} min" if self.trial_hours < 2 else f"{self.trial_hours:,.1f} h"
+        gpus = f", {self.gpu_hours:,.1f} GPU-hours" if self.gpu_hours else ""
+        ways = [
+            f"{self.known} from finished trials of like cost" if self.known else "",
+            f"{self.computed} from operations at an RTX 3090's {cost.FLOPS_PER_S / 1e12:g} TFLOP/s"
+            if self.computed
+            else "",
+            f"{self.unknown} trials without a like one on record" if self.unknown else "",
+        ]
+        return f"about {spent} of training one after the other{gpus} ({'; '.join(filter(None, ways))})"
 
 
-def price(plans: Sequence[Plan], state_root: Path) -> Price:
-    """Estimate from finished trials that share everything that costs time: kind, method, networks, data, recipe."""
+def price(plans: Sequence[Plan], state_root: Path, data_root: Path) -> Price:
+    """Estimate from finished trials that share everything that costs time (kind, method, networks, data, recipe), else, for
+    trials on a GPU, from their operations.
+    """
     recorded: dict[str, list[float]] = {}
     for file in state_root.glob("*/*/result.json"):
         try:
@@ -221,7 +233,7 @@ def price(plans: Sequence[Plan], state_root: Path) -> Price:
         except (OSError, ValueError, KeyError):
             continue  # a directory of an older layout: it only fails to inform the estimate
     hours = gpu_hours = 0.0
-    known = unknown = 0
+    count: Counter[str] = Counter()
     seen: set[str] = set()
     for plan in plans:
         for digest, trial in plan.trials.items():
@@ -229,13 +241,15 @@ def price(plans: Sequence[Plan], state_root: Path) -> Price:
                 continue
             seen.add(digest)
             times = recorded.get(_cost_key(trial))
-            if times is None:
-                unknown += 1
-                continue
-            known += 1
-            hours += sum(times) / len(times) / 3600
-            gpu_hours += sum(times) / len(times) / 3600 * plan.resources.gpu
-    return Price(hours, gpu_hours, known, unknown)
+            way, seconds = "known", None if times is None else sum(times) / len(times)
+            if seconds is None and plan.resources.gpu > 0:
+                way, seconds = "computed", cost.gpu_seconds(trial, data_root)
+            if seconds is None:
+                way, seconds = "unknown", 0.0
+            count[way] += 1
+            hours += seconds / 3600
+            gpu_hours += seconds / 3600 * plan.resources.gpu
+    return Price(hours, gpu_hours, count["known"], count["computed"], count["unknown"])
 
 
 def _cost_key(trial: Trial) -> str:

@@ -147,7 +147,9 @@ def _trained(builder: _Builder, settings: dict[str, Any], from_profile: set[str]
         )
         return None
     info = data.info(images.model_copy(update={"content": None}), builder.data_root)
-    found = methods.faults(method, hparams, protocol, info, teacher.network if teacher is not None else None)
+    found = methods.faults(
+        method, hparams, methods.Case(protocol, info, student, None if teacher is None else teacher.network)
+    )
     if found:
         builder.faults += [f"{builder.place}: method {method!r}: {fault}" for fault in found]
         return None
@@ -365,6 +367,11 @@ def _model(builder: _Builder, kind: type[Model], values: Mapping[str, Any], wher
         return None
 
 
+def declared(cell: Cell) -> dict[str, str]:
+    """What the file of a cell's method says of itself: the row of a table of methods."""
+    return dict(methods.traits(str(cell.settings["method"])))
+
+
 def check(names: Sequence[str], profile_name: str, data_root: Path) -> list[str]:
     """Every fault of these experiments at this profile, each once, with the first cell it concerns."""
     try:
@@ -380,12 +387,30 @@ def check(names: Sequence[str], profile_name: str, data_root: Path) -> list[str]
     return list(dict.fromkeys(faults))
 
 
+def declared_faults(experiment: Experiment, cell: Cell) -> list[str]:
+    """Why a cell's method cannot stand in a table of methods."""
+    method = cell.settings.get("method")
+    if not isinstance(method, str):
+        return [f"{experiment.place}: method: is missing; set it on an axis"]
+    try:
+        found = methods.traits(method)
+    except ConfigError as error:
+        return [f"{experiment.place}: method: {fault}" for fault in error.faults]
+    missing = [name for name in experiment.file.report.metrics if name not in found]
+    if not missing:
+        return []
+    return [f"{experiment.place}: method {method!r} says nothing of {', '.join(missing)}; add it to TRAITS in its file"]
+
+
 def cell_faults(experiment: Experiment, profile: Profile, data_root: Path) -> list[str]:
     """Faults of the cells: each message once, naming the first cell and how many share it."""
     concerned: dict[str, list[str]] = {}
     search = experiment.file.search
     points = corners(search.space) if search else [{}]
     for cell in experiment.cells:
+        if cell.status == "declared":
+            for fault in declared_faults(experiment, cell):
+                concerned.setdefault(fault, []).append(cell.name)
         if cell.status != "run":
             continue
         for extra in points:
@@ -394,7 +419,7 @@ def cell_faults(experiment: Experiment, profile: Profile, data_root: Path) -> li
             except SpecError as error:
                 for fault in error.faults:
                     concerned.setdefault(fault, []).append(cell.name)
-    total = sum(cell.status == "run" for cell in experiment.cells)
+    total = sum(cell.status in ("run", "declared") for cell in experiment.cells)
     result = []
     for fault, cells in concerned.items():
         unique = list(dict.fromkeys(cells))

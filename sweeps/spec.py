@@ -28,7 +28,7 @@ Match = dict[str, Scalar | list[Scalar]]
 
 NAMED = ("protocol", "teacher_protocol", "data")
 """Settings that are a name with fields of its own: `protocol = "x"` is `protocol.name`, `"protocol.lr"` one field."""
-PLAIN = ("method", "preset", "student", "teacher", "teacher_seed", "precision")
+PLAIN = ("method", "preset", "student", "teacher", "teacher_seed", "precision", "seeds")
 OPEN = ("hparams", "evaluate", *NAMED)
 
 
@@ -71,10 +71,13 @@ class Rule(Strict):
 
 
 class Absent(Strict):
-    """Cells that are not trained, with the reason."""
+    """Cells that are not trained, with the reason; with `metrics`, cells that are trained but not shown in these."""
 
     match: Match
     reason: str = Field(min_length=1)
+    metrics: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = Field(
+        None, description="absent only: metrics of the report that the paper leaves out; the cell is trained"
+    )
 
 
 class Reference(Strict):
@@ -87,9 +90,15 @@ class Reference(Strict):
 
 
 class Report(Strict):
-    """How the cells become the paper's table or figure."""
+    """How the cells become the paper's table or figure.
 
-    kind: Literal["table", "heatmap", "curve", "bars", "histogram", "images", "scatter"]
+    `metrics` are metrics of runs, but for three kinds: `histogram` and `density` show what a trial keeps of each image
+    (HISTOGRAM_METRICS, DENSITY_METRICS), and `declared` shows words, which its metrics are the columns of.
+    """
+
+    kind: Literal[
+        "table", "heatmap", "curve", "bars", "histogram", "epochs", "density", "declared", "images", "scatter"
+    ]
     metrics: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     select: Literal["last", "best"] = "best"
     over_seeds: Literal["mean_std", "best", "mean_curve"] = "mean_std"
@@ -97,6 +106,12 @@ class Report(Strict):
     columns: str | None = None
     panels: str | None = None
     reference: Reference | None = None
+    epochs: Annotated[tuple[int | Literal["last"], ...], Field(strict=False)] = Field(
+        (), description="density: the two epochs, from 0, that are compared, counted in the paper's `total_epochs`"
+    )
+    total_epochs: int | None = Field(
+        None, gt=0, description="density: how long the paper trains; at another length the same shares are taken"
+    )
 
 
 class Resources(Strict):
@@ -166,6 +181,7 @@ class ExperimentFile(Strict):
     when: Annotated[tuple[Rule, ...], Field(strict=False)] = ()
     absent: Annotated[tuple[Absent, ...], Field(strict=False)] = ()
     reported: Annotated[tuple[Absent, ...], Field(strict=False)] = ()
+    repeated: Annotated[tuple[Absent, ...], Field(strict=False)] = ()
     search: Search | None = None
 
     @field_validator("seeds")
@@ -213,14 +229,16 @@ class Cell:
     Attributes:
         labels: axis name -> label, in the order of the axes.
         settings: dotted path -> value, as the paper's scale has them.
-        status: "run", or why nothing is trained: "absent", "reported".
+        status: "run", or why nothing is trained: "absent", "reported", "declared" (a table of what method files say of themselves).
         reason: the stated reason where nothing is trained.
+        seeds: of this cell, where it has others than the experiment; None where not.
     """
 
     labels: Mapping[str, str]
     settings: Mapping[str, Any]
-    status: Literal["run", "absent", "reported"] = "run"
+    status: Literal["run", "absent", "reported", "declared"] = "run"
     reason: str = ""
+    seeds: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -281,13 +299,16 @@ class Experiment:
                 )  # None: a fault, told elsewhere
                 settings |= swept if axis.path else flatten(value.settings)
             settings = apply_rules(self.file.when, labels, settings)
-            for status, rules in (("absent", self.file.absent), ("reported", self.file.reported)):
+            seeds = settings.pop("seeds", None)
+            absent = [rule for rule in self.file.absent if rule.metrics is None]
+            for status, rules in (("absent", absent), ("reported", self.file.reported)):
                 reason = next((rule.reason for rule in rules if matches(rule.match, labels, settings)), None)
                 if reason is not None:
                     yield Cell(labels, settings, status, reason)  # type: ignore[arg-type]
                     break
             else:
-                yield Cell(labels, settings)
+                status = "declared" if self.file.report.kind == "declared" else "run"
+                yield Cell(labels, settings, status, seeds=None if seeds is None else tuple(seeds))  # type: ignore[arg-type]
 
     def select(self, only: Mapping[str, Sequence[str]]) -> tuple[Cell, ...]:
         """Cells whose labels are among those asked for.
@@ -586,6 +607,11 @@ def is_setting(path: str) -> bool:
     return (head in PLAIN and not rest) or (head in OPEN and bool(rest))
 
 
+HISTOGRAM_METRICS = ("test/loyalty_code",)
+"""What a trial keeps a histogram of over the test images, in loyalty.json."""
+DENSITY_METRICS = ("train/difficulty",)
+"""What a trial keeps a histogram of over generated images, in difficulty.json, beside sample images."""
+
 SETTABLE = (*PLAIN, *(f"{name}.<field>" for name in OPEN))
 
 
@@ -608,9 +634,10 @@ def structure_faults(file: ExperimentFile, place: str) -> list[str]:
     for number, rule in enumerate(file.when):
         faults += match_faults(file, rule.match, f"{place}: when[{number}].match")
         faults += setting_faults(rule.set, f"{place}: when[{number}].set")
-    for kind, rules in (("absent", file.absent), ("reported", file.reported)):
+    for kind, rules in (("absent", file.absent), ("reported", file.reported), ("repeated", file.repeated)):
         for number, left_out in enumerate(rules):
             faults += match_faults(file, left_out.match, f"{place}: {kind}[{number}].match")
+            faults += left_out_faults(file, left_out, kind, f"{place}: {kind}[{number}].metrics")
     return faults + report_faults(file, place)
 
 
@@ -647,8 +674,14 @@ def axis_faults(axis: Axis, place: str) -> list[str]:
 
 
 def setting_faults(settings: Mapping[str, Any], place: str) -> list[str]:
-    """Keys that are no setting of a cell."""
-    return [f"{place}: {unknown('setting', key, SETTABLE)}" for key in flatten(settings) if not is_setting(key)]
+    """Keys that are no setting of a cell, and seeds that are none."""
+    flat = flatten(settings)
+    faults = [f"{place}: {unknown('setting', key, SETTABLE)}" for key in flat if not is_setting(key)]
+    seeds = flat.get("seeds", [0])
+    whole = isinstance(seeds, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+    if not whole or not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        faults.append(f"{place}: seeds: must be a list of different whole numbers from 0 on (got {seeds!r})")
+    return faults
 
 
 def match_faults(file: ExperimentFile, match: Match, place: str) -> list[str]:
@@ -668,8 +701,21 @@ def match_faults(file: ExperimentFile, match: Match, place: str) -> list[str]:
     return faults
 
 
+def left_out_faults(file: ExperimentFile, rule: Absent, kind: str, place: str) -> list[str]:
+    """Metrics of a rule that the report does not show, or that the kind of rule does not take."""
+    if rule.metrics is None:
+        return []
+    if kind != "absent":
+        return [f"{place}: {list(rule.metrics)} means nothing here; only [[absent]] leaves out single metrics"]
+    return [
+        f"{place}: {unknown('metric of report.metrics', name, file.report.metrics)}"
+        for name in rule.metrics
+        if name not in file.report.metrics
+    ]
+
+
 def report_faults(file: ExperimentFile, place: str) -> list[str]:
-    """Axes that the report names and the file lacks, and axes that it would show nowhere."""
+    """Axes that the report names and the file lacks, axes that it would show nowhere, and what its kind needs."""
     report = file.report
     names = [axis.name for axis in file.axes]
     faults = [
@@ -686,6 +732,45 @@ def report_faults(file: ExperimentFile, place: str) -> list[str]:
     for name in report.reference.axes if report.reference else ():
         if name not in names:
             faults.append(f"{place}: report.reference.axes: {unknown('axis', name, names)}")
+    return faults + kind_faults(report, f"{place}: report")
+
+
+def kind_faults(report: Report, place: str) -> list[str]:
+    """What a kind of report needs, or cannot show."""
+    faults = []
+    if report.kind in ("histogram", "epochs", "density", "declared") and report.columns is not None:
+        faults.append(f"{place}.columns: kind {report.kind!r} has none (got {report.columns!r}); use rows and panels")
+    if report.kind == "declared" and report.panels is not None:
+        faults.append(f"{place}.panels: kind 'declared' has none (got {report.panels!r}); use rows")
+    measured = {"histogram": HISTOGRAM_METRICS, "density": DENSITY_METRICS}.get(report.kind)
+    if measured is not None and (len(report.metrics) > 1 or report.metrics[0] not in measured):
+        faults.append(
+            f"{place}.metrics: kind {report.kind!r} shows one of {', '.join(measured)} (got {list(report.metrics)})"
+        )
+    if report.kind == "epochs":
+        faults += [
+            f"{place}.metrics: {name!r} has one value a run, no curve; name the metric itself, e.g. test/acc1_pct"
+            for name in report.metrics
+            if name.startswith(("best/", "last/", "stats/"))
+        ]
+    return faults + epochs_faults(report, place)
+
+
+def epochs_faults(report: Report, place: str) -> list[str]:
+    """Epochs of a density that are missing, equal, or beyond the paper's training."""
+    if report.kind != "density":
+        given = [name for name in ("epochs", "total_epochs") if getattr(report, name)]
+        return [f"{place}.{name}: only kind 'density' has it, not {report.kind!r}" for name in given]
+    faults = []
+    numbers = [epoch for epoch in report.epochs if epoch != "last"]
+    if len(report.epochs) != 2 or len(set(report.epochs)) != 2:
+        faults.append(f'{place}.epochs: needs two different epochs, e.g. [10, "last"] (got {list(report.epochs)})')
+    if numbers and report.total_epochs is None:
+        faults.append(f"{place}.total_epochs: is missing; epochs {list(report.epochs)} are counted in it")
+    end = report.total_epochs or max([0, *numbers]) + 1
+    faults += [
+        f"{place}.epochs: {epoch} is not among the epochs 0 to {end - 1}" for epoch in numbers if not 0 <= epoch < end
+    ]
     return faults
 
 
@@ -709,10 +794,13 @@ def keep_faults(file: ExperimentFile, kept: Mapping[str, Sequence[str]], place: 
 
 
 def repeated_cells(experiment: Experiment, place: str) -> list[str]:
-    """Cells with other labels but the same settings: one of them would be printed twice."""
+    """Cells with other labels but the same settings, one of which would be printed twice; `[[repeated]]` says where it is meant."""
     seen: dict[str, Cell] = {}
     pairs = []
     for cell in experiment.cells:
+        meant = any(matches(rule.match, cell.labels, cell.settings) for rule in experiment.file.repeated)
+        if cell.status in ("absent", "reported") or meant:
+            continue
         key = json.dumps(plain(dict(cell.settings)), sort_keys=True, default=str)
         first = seen.setdefault(key, cell)
         if first is not cell:

@@ -11,29 +11,38 @@ from sweeps import spec
 from sweeps.errors import SpecError
 from sweeps.resolve import check
 
-SHIPPED = ["cudfkd/fig6", "cudfkd/fig7", "cudfkd/fig8", "cudfkd/fig9", "cudfkd/fig10", "cudfkd/search"]
 CELLS = {
+    "cudfkd/fig2": 8,
+    "cudfkd/fig3": 8,
+    "cudfkd/fig4": 8,
+    "cudfkd/fig5": 1,
     "cudfkd/fig6": 5,
     "cudfkd/fig7": 8,
     "cudfkd/fig8": 16,
     "cudfkd/fig9": 27,
     "cudfkd/fig10": 8,
     "cudfkd/search": 1,
+    "cudfkd/table1": 9,
+    "cudfkd/table2": 36,
+    "cudfkd/table3": 36,
+    "cudfkd/table4": 12,
+    "cudfkd/table5": 14,
 }
+SHIPPED = list(CELLS)
 
 
-def test_shipped_experiments_are_these_six_in_the_order_of_the_paper() -> None:
+def test_shipped_experiments_are_these_in_the_order_of_the_paper() -> None:
     assert spec.experiment_names() == SHIPPED
 
 
-def test_shipped_profiles_are_these_two() -> None:
-    assert spec.profile_names() == ["demo", "paper"]
+def test_shipped_profiles_are_these() -> None:
+    assert spec.profile_names() == ["cpu", "demo", "gpu", "paper"]
 
 
 @pytest.mark.parametrize("profile", ["demo", "paper"])
 def test_every_shipped_experiment_loads_without_a_fault(profile: str, tmp_path: Path) -> None:
     loaded = [spec.load(name, spec.load_profile(profile)) for name in spec.experiment_names()]
-    assert len(loaded) == 6
+    assert len(loaded) == len(CELLS)
     assert check(SHIPPED, profile, tmp_path) == []
 
 
@@ -44,9 +53,12 @@ def test_grids_have_the_papers_sizes_and_demo_keeps_one_pair_of_fig9() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name != "cudfkd/search"])
-def test_every_cell_of_a_shipped_figure_is_trained_and_named_once(name: str) -> None:
+def test_every_cell_is_trained_but_those_the_papers_leave_out_and_named_once(name: str) -> None:
     cells = spec.load(name).cells
-    assert all(cell.status == "run" for cell in cells)
+    left_out = {"cudfkd/table1": (9, "declared"), "cudfkd/table2": (3, "absent"), "cudfkd/table3": (3, "absent")}
+    left_out["cudfkd/table4"] = (1, "absent")
+    count, status = left_out.get(name, (0, ""))
+    assert [cell.status for cell in cells if cell.status != "run"] == [status] * count
     assert len({cell.name for cell in cells}) == len(cells) == CELLS[name]
 
 
@@ -237,3 +249,52 @@ def test_nested_settings_become_dotted_paths(nested: dict[str, Any], flat: dict[
 def test_numbers_stay_numbers(place: Any) -> None:
     cells = spec.load(place.write(swap={"value = 2.0": "value = 1e-3"})).cells
     assert cells[0].settings["hparams.temperature"] == 0.001
+
+
+# --- cells with seeds of their own, repeated on purpose, or only declared -------------------------------------------------
+
+
+def test_a_cell_may_have_seeds_of_its_own(place: Any) -> None:
+    name = place.write(swap={'label = "A", ': 'label = "A", seeds = [3, 5], '})
+    cells = spec.load(name).cells
+    assert {cell.seeds for cell in cells if cell.labels["pair"] == "A"} == {(3, 5)}
+    assert {cell.seeds for cell in cells if cell.labels["pair"] == "B"} == {None}
+    assert all("seeds" not in cell.settings for cell in cells)
+
+
+@pytest.mark.parametrize("seeds", ["[]", "[-1]", "[1, 1]", '["a"]', "3", "[true]"])
+def test_seeds_of_a_cell_that_are_none_are_refused(place: Any, seeds: str) -> None:
+    with pytest.raises(SpecError, match="seeds: must be a list of different whole numbers"):
+        spec.load(place.write(swap={'label = "A", ': f'label = "A", seeds = {seeds}, '}))
+
+
+def test_a_repeated_cell_is_refused_unless_the_file_says_that_it_is_meant(place: Any) -> None:
+    rule = '\n[[when]]\nmatch = { pair = "B" }\nset = { teacher = "resnet14" }\n'
+    text = (place.folder / place.write()).read_text()
+    with pytest.raises(SpecError, match="repeated cell"):
+        spec.load(place.write(text + rule))
+    meant = '\n[[repeated]]\nmatch = { pair = ["A", "B"] }\nreason = "one teacher"\n'
+    assert len(spec.load(place.write(text + rule + meant)).cells) == 4
+
+
+def test_a_table_of_declarations_trains_nothing_and_shows_what_method_files_say(place: Any) -> None:
+    plan = place.plan("cudfkd/table1", "demo")
+    assert plan.trials == {}
+    cells = {cell["labels"]["method"]: cell for cell in plan.as_json()["cells"]}
+    assert {cell["status"] for cell in cells.values()} == {"declared"}
+    assert cells["DAFL"]["declared"] == {"Target": "Data Prior", "Student": "No", "Dynamic": "No"}
+    assert cells["CuDFKD"]["declared"] == {"Target": "Difficulty", "Student": "Yes", "Dynamic": "Yes"}
+
+
+def test_a_method_that_declares_nothing_is_named(place: Any) -> None:
+    text = (spec.package_folder("experiments") / "cudfkd" / "table1.toml").read_text()
+    name = place.write(text.replace('{ label = "DAFL", method = "dafl" }', '{ label = "KD", method = "kd" }'), "t.toml")
+    (fault,) = check([name], "paper", place.settings.data)
+    assert "method 'kd' says nothing of Target, Student, Dynamic; add it to TRAITS" in fault
+
+
+def test_plans_take_the_seeds_of_a_cell_unless_others_are_asked_for(place: Any) -> None:
+    name = place.write(swap={'label = "A", ': 'label = "A", seeds = [3, 5], '})
+    entries = {(entry.cell.labels["pair"], entry.seed) for entry in place.plan(name).entries}
+    assert entries == {("A", 3), ("A", 5), ("B", 0)}
+    assert {entry.seed for entry in place.plan(name, seeds=(7,)).entries} == {7}

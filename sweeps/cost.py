@@ -1,0 +1,82 @@
+"""What a trial costs before anything like it was run: floating-point operations, at the speed that a published log implies."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainers import data, methods, models
+from trainers.config import Trial
+from trainers.errors import DataError
+from trainers.synthesis.generator import Generator
+
+TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000, "imagenet": 1_281_167, "stl10": 5_000}
+"""Sizes of the official training splits, for sets whose images need not be here when a plan is made."""
+FLOPS_PER_S = 10e12
+"""Sustained on an RTX 3090: CuDFKD's published log of ResNet34 -> ResNet18 (batch 768, 400 updates an epoch, 208 s an epoch)."""
+BACKWARD = 2
+"""A backward pass that also gives the gradient of the weights costs twice a forward pass; to the images alone, once."""
+
+
+def gpu_seconds(trial: Trial, data_root: Path) -> float | None:
+    """Training time of one trial on one GPU of `FLOPS_PER_S`; evaluation and start-up are left out.
+
+    Returns:
+        Seconds; None where the number of training images is not known here.
+    """
+    try:
+        info = data.info(trial.data.model_copy(update={"content": None}), data_root)
+    except DataError:
+        return None
+    shape = (info.classes, info.channels, info.size)
+    student = forward_flops(trial.student, *shape)
+    teacher = 0.0 if trial.teacher is None else forward_flops(trial.teacher.network, *shape)
+    update = (1 + BACKWARD) * student + teacher
+    if trial.kind == "evaluate":
+        return 0.0
+    if trial.kind == "distill":
+        images = TRAIN_IMAGES.get(trial.data.name)
+        if trial.data.train_per_class is not None:
+            images = trial.data.train_per_class * info.classes
+        return None if images is None else trial.protocol.epochs * images * update / FLOPS_PER_S
+    config = methods.config_type(trial.method).model_validate(dict(trial.hparams))
+    batch, updates = trial.protocol.batch_size, trial.protocol.updates_per_epoch or 0
+    synthesis = methods.synthesis_images(trial.method, config, trial.protocol)
+    generator = generator_flops(config, info.channels, info.size)
+    to_images = 2 * (student + teacher)
+    epoch = updates * batch * (update + generator) + synthesis * (to_images + (1 + BACKWARD) * generator)
+    return trial.protocol.epochs * epoch / FLOPS_PER_S
+
+
+@lru_cache(maxsize=256)
+def forward_flops(network: str, classes: int, channels: int, size: int) -> float:
+    """Operations (a multiplication and an addition are two) of one image's forward pass; no weight is allocated."""
+    with torch.device("meta"):
+        built = models.build(network, classes=classes, channels=channels, size=size).eval()
+        return _count(built, torch.empty(1, channels, size, size))
+
+
+def generator_flops(config: object, channels: int, size: int) -> float:
+    """Operations of one generated image; 0 for methods that optimise pixels."""
+    width = getattr(config, "generator_width", None)
+    if width is None:
+        return 0.0
+    depth = getattr(config, "generator_depth", 2)
+    latent = getattr(config, "latent_dim", 1)
+    return _generator_flops(latent, channels, size, depth, width)
+
+
+@lru_cache(maxsize=64)
+def _generator_flops(latent: int, channels: int, size: int, depth: int, width: int) -> float:
+    with torch.device("meta"):
+        return _count(Generator(latent, channels, size, depth, width).eval(), torch.empty(1, latent))
+
+
+def _count(network: nn.Module, inputs: torch.Tensor) -> float:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(inputs)
+    return float(counter.get_total_flops())
