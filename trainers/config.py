@@ -68,8 +68,14 @@ class Protocol(Frozen):
     epochs: int = Field(ge=0)
     batch_size: int = Field(gt=0)
     lr: float = Field(gt=0)
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
+    optimizer: Literal["sgd", "adam", "dot"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd and dot")
+    dot_delta: float = Field(
+        0.075,
+        ge=0,
+        lt=1,
+        description="dot only: momentum of the distillation's buffer is above, of the task's below, by this",
+    )
     weight_decay: float = Field(0.0, ge=0)
     nesterov: bool = Field(False, description="sgd only")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the student's gradient; None: no limit")
@@ -95,6 +101,20 @@ class Protocol(Frozen):
     )
 
     @model_validator(mode="after")
+    def _dot_has_two_momenta(self) -> Protocol:
+        if self.optimizer == "dot":
+            low, high = self.momentum - self.dot_delta, self.momentum + self.dot_delta
+            if low < 0 or high >= 1:
+                raise ValueError(
+                    f"momentum -/+ dot_delta must lie in [0, 1), got {low:g} and {high:g}; lower dot_delta"
+                )
+            if self.clip_norm is not None or self.nesterov:
+                raise ValueError(
+                    "optimizer 'dot', which never adds up its two gradients, takes no clip_norm and no nesterov"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _milestones_rise(self) -> Protocol:
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise strictly, got {list(self.milestones)}")
@@ -106,7 +126,11 @@ class Protocol(Frozen):
         if self.optimizer == "sgd":
             skip |= {"optimizer"}  # the default came later than the first results
         else:
-            skip |= {"momentum", "nesterov"}
+            skip |= {"nesterov"}
+        if self.optimizer == "adam":
+            skip |= {"momentum"}
+        if self.optimizer != "dot":
+            skip |= {"dot_delta"}
         if self.clip_norm is None:
             skip |= {"clip_norm"}
         if self.schedule != "step":

@@ -155,7 +155,9 @@ def test_artifacts_at_declared_epochs_and_the_last(tiny: Any, root: Path) -> Non
     folder = trial_folder(root, trial.digest()) / "artifacts"
     found = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     assert found == sorted(
-        f"epoch_{epoch:04d}/{name}" for epoch in (1, 3) for name in ("samples.png", "samples_by_class.png", "difficulty.json", "loyalty.json")
+        f"epoch_{epoch:04d}/{name}"
+        for epoch in (1, 3)
+        for name in ("samples.png", "samples_by_class.png", "difficulty.json", "loyalty.json")
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from trainers.data import Info
 from trainers.data._augment import augment, flip
+from trainers.data._strong import strong_view
 
 Make = Callable[[Tensor, Info, torch.Generator, bool], Tensor]
 
@@ -48,4 +50,31 @@ def rotations(images: Tensor, info: Info, generator: torch.Generator, augmented:
     return augment(turned, info, generator, flips=False) if augmented else turned
 
 
-VIEWS: Mapping[str, Views] = {"plain": Views(1, plain), "rotations": Views(4, rotations)}
+def weak_strong(images: Tensor, info: Info, generator: torch.Generator, augmented: bool) -> Tensor:
+    """Two views (MLD): the plain one, with the bits of `plain`; and one cropped and flipped by itself, then strongly changed.
+
+    The strong view draws from a stream of its own that starts from the generator's state, so that it leaves no trace in
+    the next batch's plain views.
+
+    Returns:
+        (2 B, C, H, W) uint8.
+    """
+    own = _offspring(generator)
+    moved = augment(images, info, generator)  # drawn in either case: the next batch's strong views need another state
+    strong = strong_view(augment(images, info, own) if augmented else images, own)
+    return torch.stack([moved if augmented else images, strong], dim=1).flatten(0, 1)
+
+
+def _offspring(generator: torch.Generator) -> torch.Generator:
+    """A generator on the same device whose seed is a hash of `generator`'s state, which stays as it is."""
+    digest = hashlib.sha256(generator.get_state().numpy().tobytes()).digest()
+    own = torch.Generator(device=generator.device)
+    own.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return own
+
+
+VIEWS: Mapping[str, Views] = {
+    "plain": Views(1, plain),
+    "rotations": Views(4, rotations),
+    "weak_strong": Views(2, weak_strong),
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple, cast
 from typing import Protocol as Interface
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from trainers import registry, seeding
 from trainers.errors import ConfigError
+from trainers.models._outline import Outline
 
 
 class Features(NamedTuple):
@@ -23,12 +25,31 @@ class Features(NamedTuple):
         pooled: (B, d), input of the classifier.
         stages: stage maps in order, post-activation as the family defines it, without the stem.
         pre_relu: the same maps before their last ReLU.
+        stem: the map that the first stage starts from, likewise; where a max-pool follows the stem, before it.
     """
 
     logits: Tensor
     pooled: Tensor
     stages: tuple[Tensor, ...]
     pre_relu: tuple[Tensor, ...]
+    stem: Tensor
+
+
+Map = tuple[int, int, int]  # C, H, W
+
+
+class Shapes(NamedTuple):
+    """What `Features` of one image measure; `pre_relu` as `stages`.
+
+    Attributes:
+        pooled: d.
+        stages: (C, H, W) of each.
+        stem: (C, H, W).
+    """
+
+    pooled: int
+    stages: tuple[Map, ...]
+    stem: Map
 
 
 class Network(nn.Module, ABC):
@@ -109,6 +130,24 @@ def parameters(name: str, *, classes: int, channels: int = 3, size: int = 32) ->
     with torch.device("meta"):
         network = build(name, classes=classes, channels=channels, size=size)
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+@lru_cache(maxsize=256)
+def shapes(name: str, *, classes: int, channels: int = 3, size: int = 32) -> Shapes:
+    """Shapes of a network's features; allocates no weights and computes nothing.
+
+    Raises:
+        ConfigError: as in `build`.
+    """
+    with torch.device("meta"), Outline(), torch.no_grad():
+        network = build(name, classes=classes, channels=channels, size=size).eval()
+        found = network.features(torch.empty(1, channels, size, size))
+    return Shapes(found.pooled.shape[1], tuple(_measure(maps) for maps in found.stages), _measure(found.stem))
+
+
+def _measure(maps: Tensor) -> Map:
+    _, channels, height, width = maps.shape
+    return channels, height, width
 
 
 def _families() -> Iterator[Family]:

@@ -1,4 +1,4 @@
-"""The basic residual block that the ResNets share, and how stages of it are run."""
+"""What families share: the basic residual block, the channel shuffle, and how stages are run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,25 @@ def conv3x3(channels_in: int, channels_out: int, stride: int) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
 
 
+def projection(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+    """A shortcut: the identity, or 1x1 conv + BN where the shape changes."""
+    if stride == 1 and channels_in == channels_out:
+        return nn.Sequential()
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False), nn.BatchNorm2d(channels_out)
+    )
+
+
+def shuffled(maps: Tensor, groups: int) -> Tensor:
+    """Channels dealt out to the groups in turn: channel g * (C / groups) + c goes to c * groups + g."""
+    dealt: Tensor = maps.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    return dealt
+
+
 class Block(nn.Module):
     """conv-BN-ReLU-conv-BN plus shortcut, WITHOUT the ReLU after the sum, which the network applies.
 
-    The shortcut is the identity, or 1x1 conv + BN where the shape changes; it runs after the main branch.
+    The shortcut runs after the main branch.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
@@ -25,11 +40,7 @@ class Block(nn.Module):
         self.norm1 = nn.BatchNorm2d(channels_out)
         self.conv2 = conv3x3(channels_out, channels_out, 1)
         self.norm2 = nn.BatchNorm2d(channels_out)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or channels_in != channels_out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False), nn.BatchNorm2d(channels_out)
-            )
+        self.shortcut = projection(channels_in, channels_out, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
         main: Tensor = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(maps)))))
@@ -38,7 +49,7 @@ class Block(nn.Module):
 
 
 def run(stages: nn.ModuleList, maps: Tensor) -> Tensor:
-    """The last stage map."""
+    """The last stage map of blocks that leave the ReLU at their end to this function."""
     for stage in stages:
         for block in cast(nn.Sequential, stage):
             maps = F.relu(block(maps))

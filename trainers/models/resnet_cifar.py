@@ -66,6 +66,7 @@ class ResNetCifar(Network):
         return logits
 
     def features(self, images: Tensor) -> Features:
-        stages, sums = run_keeping(self.stages, F.relu(self.norm(self.conv(images))))
+        stem = F.relu(self.norm(self.conv(images)))
+        stages, sums = run_keeping(self.stages, stem)
         pooled = stages[-1].mean((2, 3))
-        return Features(self.classifier(pooled), pooled, stages, sums)
+        return Features(self.classifier(pooled), pooled, stages, sums, stem)

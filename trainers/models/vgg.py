@@ -41,7 +41,7 @@ def build(name: str, classes: int, channels: int, size: int) -> Network:
 class VGG(Network):
     """Five blocks of conv-BN-ReLU (conv with bias), a max-pool after the first `pools` of them, average pool, linear.
 
-    Block 0 is the stem, blocks 1 to 4 are the stages; stage maps are taken before the max-pool, pre-ReLU maps before
+    Block 0 is the stem, blocks 1 to 4 are the stages; all maps are taken before the max-pool, pre-ReLU maps before
     the block's last ReLU. Conv init N(0, sqrt(2 / (9 C_out))), linear init N(0, 0.01), biases 0.
 
     Args:
@@ -89,4 +89,4 @@ class VGG(Network):
             if index < self.pools:
                 maps = F.max_pool2d(maps, 2)
         pooled = maps.mean((2, 3))
-        return Features(self.classifier(pooled), pooled, tuple(after[1:]), tuple(before[1:]))
+        return Features(self.classifier(pooled), pooled, tuple(after[1:]), tuple(before[1:]), after[0])

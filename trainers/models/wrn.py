@@ -54,10 +54,10 @@ class Block(nn.Module):
 class WideResNet(Network):
     """3x3 stem of 16, three stages of widths 16k, 32k, 64k, final BN-ReLU, global average pool, linear.
 
-    Stage maps are the raw residual sums, with their negatives. Pre-ReLU maps are these sums after the BN that follows:
-    the first of the next block, or the final one. It runs once, also when maps are collected (mdistiller runs it twice,
-    so that in training the running statistics of three BNs move twice). Conv init N(0, sqrt(2 / (h w C_out))) for a
-    kernel of h x w, linear bias 0.
+    Stage maps are the raw residual sums, with their negatives; the stem map is the conv's raw output. Pre-ReLU maps are
+    these sums after the BN that follows: the first of the next block, or the final one. It runs once, also when maps
+    are collected (mdistiller runs it twice, so that in training the running statistics of three BNs move twice). Conv
+    init N(0, sqrt(2 / (h w C_out))) for a kernel of h x w, linear bias 0.
 
     Args:
         blocks: of a stage; depth = 6 blocks + 4.
@@ -91,7 +91,8 @@ class WideResNet(Network):
         return logits
 
     def features(self, images: Tensor) -> Features:
-        maps, sums, normed_sums = self.conv(images), list[Tensor](), list[Tensor]()
+        stem = self.conv(images)
+        maps, sums, normed_sums = stem, list[Tensor](), list[Tensor]()
         for stage in self.stages:
             for index, block in enumerate(cast(nn.ModuleList, stage)):
                 normed = cast(Block, block).norm1(maps)
@@ -101,4 +102,4 @@ class WideResNet(Network):
             sums.append(maps)
         normed_sums.append(self.norm(maps))
         pooled = F.relu(normed_sums[-1]).mean((2, 3))
-        return Features(self.classifier(pooled), pooled, tuple(sums), tuple(normed_sums))
+        return Features(self.classifier(pooled), pooled, tuple(sums), tuple(normed_sums), stem)

@@ -55,3 +55,30 @@ def test_flip_draws_also_where_the_set_has_no_flips() -> None:
     assert torch.equal(flip(IMAGES, still, one), IMAGES)
     flip(IMAGES, INFO, two)
     assert torch.equal(torch.rand(1, generator=one), torch.rand(1, generator=two))
+
+
+def test_weak_view_has_the_bits_of_plain_and_the_next_batch_too() -> None:
+    padded = Info(classes=2, channels=1, size=8, mean=(0.5,), std=(0.5,), crop_padding=2, flip=True)
+    one, two = stream(2), stream(2)
+    for _ in range(2):
+        views = VIEWS["weak_strong"].make(IMAGES, padded, one, True)
+        assert views.shape == (12, 1, 8, 8)
+        assert views.dtype == torch.uint8
+        assert torch.equal(views[::2], VIEWS["plain"].make(IMAGES, padded, two, True))
+        assert not torch.equal(views[1::2], views[::2])
+
+
+def test_strong_views_differ_from_batch_to_batch_and_come_from_the_generator_alone() -> None:
+    for augmented in (True, False):
+        one, two = stream(3), stream(3)
+        first, second = (VIEWS["weak_strong"].make(IMAGES, INFO, one, augmented) for _ in range(2))
+        assert not torch.equal(first[1::2], second[1::2])
+        state = torch.random.get_rng_state()
+        assert torch.equal(first, VIEWS["weak_strong"].make(IMAGES, INFO, two, augmented))
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_weak_view_is_the_image_itself_where_nothing_is_augmented() -> None:
+    views = VIEWS["weak_strong"].make(IMAGES, INFO, stream(), False)
+    assert VIEWS["weak_strong"].count == 2
+    assert torch.equal(views[::2], IMAGES)

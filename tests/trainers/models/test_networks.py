@@ -34,7 +34,13 @@ COUNTS = {
     "vgg19": 20_086_692,
     "resnet18": 11_220_132,
     "resnet34": 21_328_292,
+    "mobilenetv2": 812_836,
+    "shufflev1": 949_258,
+    "shufflev2": 1_355_528,
+    "resnet50": 23_705_252,
 }
+COUNTS_1000 = {"resnet18_imagenet": 11_689_512, "resnet34_imagenet": 21_797_672}  # of torchvision, 1000 classes
+OURS = {"wrn_10_1", "mobilenetv2_small", "shufflev1_small", "shufflev2_small"}  # in no publication
 COUNTS_200 = {  # printed for 200 classes alone
     "resnet18_tiny7": 11_279_112,
     "resnet34_tiny7": 21_387_272,
@@ -80,7 +86,8 @@ MAPS_64 = {
     "resnet34_tiny7": ((64, 16), (128, 8), (256, 4), (512, 2)),
 }
 TINY18 = ("resnet18_tiny7", "resnet18_tiny3")
-SMALL = ("resnet8", "resnet8x4", "wrn_10_1", "wrn_16_2", "vgg8", "vgg11", "resnet18", *TINY18)
+MOBILE = ("mobilenetv2", "mobilenetv2_small", "shufflev1", "shufflev1_small", "shufflev2", "shufflev2_small")
+SMALL = ("resnet8", "resnet8x4", "wrn_10_1", "wrn_16_2", "vgg8", "vgg11", "resnet18", *TINY18, *MOBILE)
 
 
 def images(size: int = 32, channels: int = 3, batch: int = 2) -> Tensor:
@@ -88,8 +95,8 @@ def images(size: int = 32, channels: int = 3, batch: int = 2) -> Tensor:
 
 
 def test_every_network_that_is_listed_has_its_printed_count_or_is_known_to_have_none() -> None:
-    assert set(models.known()) - set(COUNTS) - set(COUNTS_200) == {"wrn_10_1"}
-    assert len(models.known()) == 25
+    assert set(models.known()) - set(COUNTS) - set(COUNTS_200) - set(COUNTS_1000) == OURS
+    assert len(models.known()) == 34
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -101,6 +108,11 @@ def test_parameters_for_100_classes(name: str) -> None:
 def test_parameters_for_200_classes_of_64_pixels(name: str) -> None:
     assert models.parameters(name, classes=200, size=64) == COUNTS_200[name]
     assert models.parameters(name, classes=100, size=64) == COUNTS_200[name] - 100 * (512 + 1)
+
+
+@pytest.mark.parametrize("name", COUNTS_1000)
+def test_parameters_for_imagenet(name: str) -> None:
+    assert models.parameters(name, classes=1000, size=224) == COUNTS_1000[name]
 
 
 @pytest.mark.parametrize("name", COUNTS_10_200)
@@ -119,6 +131,7 @@ def test_parameters_for_10_and_200_classes(name: str) -> None:
         ("wrn_40_2", 37, 2704),
         ("wrn_40_1", 37, 1360),
         ("wrn_16_2", 13, 912),
+        ("resnet34_imagenet", 36, 8512),
     ],
 )
 def test_batch_norms_are_as_many_as_printed(name: str, layers: int, channels: int) -> None:
@@ -161,12 +174,39 @@ def test_forward_and_features_give_the_same_bits_and_move_norms_alike(name: str,
     assert torch.equal(two.classifier(features.pooled), features.logits)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "resnet18", *TINY18, "vgg8", "vgg11"])
+@pytest.mark.parametrize("name", MOBILE)
+def test_gradient_reaches_every_weight_from_8_pixels(name: str) -> None:
+    network = models.build(name, classes=10, channels=1, size=8, seed=0)
+    F.cross_entropy(network(images(8, 1, 8)), torch.arange(8)).backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), key
+
+
+def test_resnet50_gives_the_same_bits_with_and_without_maps() -> None:
+    network = models.build("resnet50", classes=10, channels=1, size=8, seed=1)
+    batch = images(8, 1)
+    assert torch.equal(network(batch), network.features(batch).logits)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet8", "resnet8x4", "resnet18", *TINY18, "resnet50", "vgg8", "vgg11", "shufflev1", "shufflev2"]
+)
 def test_pre_relu_maps_become_the_stage_maps(name: str) -> None:
     features = models.build(name, classes=10, seed=0).features(images())
     for maps, before in zip(features.stages, features.pre_relu, strict=True):
         assert torch.equal(F.relu(before), maps)
         assert before.min() < 0
+
+
+def test_stem_map_is_what_the_first_stage_starts_from() -> None:
+    batch = images(8)
+    for name in ("resnet8", "resnet18_tiny7", *MOBILE):
+        network = models.build(name, classes=10, seed=0).eval()
+        stem = network.features(batch).stem
+        assert torch.equal(stem, F.relu(network.norm(network.conv(batch)))), name
+    wide, vgg = (models.build(name, classes=10, seed=0).eval() for name in ("wrn_10_1", "vgg8"))
+    assert torch.equal(wide.features(batch).stem, wide.conv(batch)) and wide.conv(batch).min() < 0
+    assert torch.equal(vgg.features(batch).stem, F.relu(vgg.blocks[0](batch)))
 
 
 def test_wide_stage_maps_are_signed_sums_and_pre_relu_is_their_next_batch_norm() -> None:
@@ -282,6 +322,9 @@ def test_name_exists(name: str) -> None:
         "resnet18_",
         "resnet20_tiny7",
         "vgg",
+        "mobilenetv2_x1",
+        "resnet50_imagenet",
+        "shufflev3",
         "",
         "no.such.module",
         "_basic",
@@ -289,7 +332,7 @@ def test_name_exists(name: str) -> None:
 )
 def test_unknown_name_is_an_error_that_lists_the_known(name: str) -> None:
     assert not models.exists(name)
-    with pytest.raises(ConfigError, match=r"unknown network .* known: resnet18, .*wrn_40_2|cannot import"):
+    with pytest.raises(ConfigError, match=r"unknown network .* known: mobilenetv2, .*wrn_40_2|cannot import"):
         models.build(name, classes=10)
 
 
@@ -309,7 +352,7 @@ class Flat(Network):
     def forward(self, images):
         return self.classifier(images.flatten(1))
     def features(self, images):
-        return Features(self(images), images.flatten(1), (), ())
+        return Features(self(images), images.flatten(1), (), (), images)
 
 def build(classes, channels, size):
     return Flat(classes, channels * size * size)
@@ -332,6 +375,7 @@ def test_users_module_is_built_with_seeded_weights(package: Path) -> None:
     assert models.exists("users_networks.flat") and not models.exists("users_networks.other")
     one, two = (models.build("users_networks.flat", classes=10, channels=1, size=8, seed=3) for _ in range(2))
     assert one(images(8, 1)).shape == (2, 10) and torch.equal(one.classifier.weight, two.classifier.weight)
+    assert models.shapes("users_networks.flat", classes=10, channels=1, size=8) == (64, (), (1, 8, 8))
 
 
 @pytest.mark.parametrize(
