@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import itertools
@@ -9,6 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args, get_origin
@@ -110,16 +112,16 @@ def trial_of(name: str, hparams: dict[str, Any]) -> Trial:
     )
 
 
-def loop_of(name: str, hparams: dict[str, Any]) -> Any:
-    folder = Path(tempfile.mkdtemp(dir=SCRATCH.name)) / "pool"
-    trial = trial_of(name, hparams)
+@lru_cache(maxsize=1)
+def networks() -> tuple[models.Network, models.Network]:
+    """A teacher that knows grey images, and a student that decides like it on some of them, over all classes."""
     student, teacher = (
         models.build("resnet8", classes=10, channels=1, size=8, seed=0, role=role) for role in ("student", "teacher")
     )
     grey = (
         0.05 * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1)) + 0.5
     )  # what a fresh generator makes
-    with torch.no_grad():  # a student that decides like the teacher on some of these images, over all classes
+    with torch.no_grad():
         for _ in range(30):
             teacher.train()(grey)
         teacher.classifier.bias -= teacher.eval()(grey).mean(0)
@@ -128,6 +130,13 @@ def loop_of(name: str, hparams: dict[str, Any]) -> Any:
         for mine, other in zip(student.buffers(), teacher.buffers(), strict=True):
             mine.copy_(other)
     freeze(teacher)
+    return student, teacher
+
+
+def loop_of(name: str, hparams: dict[str, Any]) -> Any:
+    folder = Path(tempfile.mkdtemp(dir=SCRATCH.name)) / "pool"
+    trial = trial_of(name, hparams)
+    student, teacher = copy.deepcopy(networks())
     setup = Setup(trial, IMAGES, student, teacher if module(name).NEEDS_TEACHER else None, torch.device("cpu"), folder)
     return (datafree.DataFreeLoop if trial.kind == "datafree" else distill.DistillLoop)(setup)
 
