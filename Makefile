@@ -12,7 +12,7 @@ demo: $(STAMP)
 
 ## linters, types, import contracts and the tests that need no server
 test: lint
-	$(BIN)/python -m pytest -m "not system and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not system and not gpu"
 
 ## tests that start servers, browsers or many processes
 test-system: $(STAMP) system-packages

@@ -18,6 +18,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,18 +80,26 @@ def arithmetic_hash(file: Path) -> str:
 
 def helpers(file: Path) -> list[Path]:
     """Files of helper modules that `file` imports."""
-    modules: list[str] = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    modules = imported(file.read_text(encoding="utf-8"))
     files = [
         REPOSITORY / Path(*module.split(".")).with_suffix(".py") for module in modules if module.startswith(HELPERS)
     ]
     return [each for each in files if each.is_file()]
 
 
+@lru_cache
+def imported(source: str) -> list[str]:
+    """Every module that a source imports, and every name it imports from one, with dots."""
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return modules
+
+
+@lru_cache
 def body(source: str) -> str:
     """A module's statements as text that is the same for every Python version."""
     tree = ast.parse(source)

@@ -66,7 +66,7 @@ def swept(tracked_place: Any) -> Any:
     ("verb", "code", "says"),
     [
         ("list", 0, "cudfkd/fig9        9 cells  heatmap   Effect of k_begin and k_end"),
-        ("check", 0, "5 experiments, no fault"),
+        ("check", 0, "14 experiments, no fault"),
         ("plan", 0, "10 trials: 2 done, 1 partial, 1 failed, 6 new"),
         ("run", 0, "10 trials: 2 done, 1 partial, 1 failed, 6 new"),
         ("status", 0, "cudfkd/fig9 [demo]           10 trials: 2 done, 1 partial, 1 failed, 6 new"),
@@ -172,17 +172,16 @@ def answer(run_sweep: Run, *argv: str, code: int = 0) -> Any:
 
 def test_list_as_json(place: Any, run_sweep: Run) -> None:
     rows = answer(run_sweep, "list", "--profile", "demo")
-    assert [row["experiment"] for row in rows] == [
-        f"cudfkd/{name}" for name in ("fig6", "fig7", "fig8", "fig9", "fig10", "search")
-    ]
-    assert rows[3] == {
+    figures, tables = [f"cudfkd/fig{n}" for n in range(2, 11)], [f"cudfkd/table{n}" for n in range(1, 6)]
+    assert [row["experiment"] for row in rows] == [*figures, "cudfkd/search", *tables]
+    assert rows[7] == {
         "experiment": "cudfkd/fig9",
         "title": "Effect of k_begin and k_end",
         "kind": "heatmap",
         "cells": 9,
         "seeds": [0],
     }
-    assert rows[5]["kind"] == "search"
+    assert rows[9]["kind"] == "search"
 
 
 def test_plan_as_json(swept: Any, run_sweep: Run) -> None:
@@ -207,7 +206,7 @@ def test_status_and_why_as_json(swept: Any, run_sweep: Run) -> None:
 
 def test_check_as_json_tells_faults_and_exits_with_two(place: Any, run_sweep: Run) -> None:
     assert answer(run_sweep, "check", "all") == {
-        "experiments": [f"cudfkd/{name}" for name in ("fig6", "fig7", "fig8", "fig9", "fig10")],
+        "experiments": [f"cudfkd/fig{n}" for n in range(2, 11)] + [f"cudfkd/table{n}" for n in range(1, 6)],
         "faults": [],
     }
     place.write(swap={'method = "kd"': 'method = "kdd"'})

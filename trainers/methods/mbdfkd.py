@@ -70,7 +70,7 @@ class Method(NovelMethod):
     @torch.no_grad()
     def images(self) -> Tensor:
         self.novel = self.novel_images()
-        if not len(self.ring):
+        if len(self.ring) == 0:
             return self.novel
         return torch.cat([self.novel, self.ring.draw(self.slots)])
 
