@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from trainers.models import Features, Network
 
-SIZES = {  # width, blocks of each group
-    "mobilenetv2": (0.5, (1, 2, 3, 4, 3, 3, 1)),
-    "mobilenetv2_small": (0.25, (1, 1, 1, 1, 1, 1, 1)),  # ours, for 8x8 images on a CPU
+SIZES = {  # width, blocks of each group, stride of the stem
+    "mobilenetv2": (0.5, (1, 2, 3, 4, 3, 3, 1), 2),
+    "mobilenetv2_small": (0.5, (1, 1, 2, 1, 1, 1, 1), 1),  # ours, for 8x8 images on a CPU
 }
 NAMES = tuple(SIZES)
 STEM = 32  # channels at width 1, as those of the groups
@@ -66,7 +66,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Network):
-    """3x3 stem of stride 2, seven groups of inverted residuals, 1x1 conv to 1280, global average pool, linear.
+    """3x3 stem, seven groups of inverted residuals, 1x1 conv to 1280, global average pool, linear.
 
     Stage maps are the linear outputs of groups 2, 3, 5 and 7, so pre-ReLU maps are these same maps; the stem map is
     taken after its ReLU. Conv init N(0, sqrt(2 / (h w C_out))) for a kernel of h x w, linear init N(0, 0.01), biases 0.
@@ -77,14 +77,15 @@ class MobileNetV2(Network):
     Args:
         width: multiplies the channels of stem and groups, not those of the last conv.
         blocks: of each group.
+        stem_stride: of the first conv.
         classes: K.
         channels: of the images.
     """
 
-    def __init__(self, width: float, blocks: tuple[int, ...], classes: int, channels: int) -> None:
+    def __init__(self, width: float, blocks: tuple[int, ...], stem_stride: int, classes: int, channels: int) -> None:
         super().__init__()
         before = int(STEM * width)
-        self.conv = nn.Conv2d(channels, before, 3, stride=2, padding=1, bias=False)
+        self.conv = nn.Conv2d(channels, before, 3, stride=stem_stride, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(before)
         self.groups = nn.ModuleList()
         for count, (expansion, at_width_1, stride) in zip(blocks, GROUPS, strict=True):

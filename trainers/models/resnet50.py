@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from trainers.models import Features, Network
 from trainers.models._basic import conv3x3, projection, run, run_keeping
 
-NAMES = ("resnet50",)
-BLOCKS = (3, 4, 6, 3)
-WIDTHS = (64, 128, 256, 512)  # of the 3x3 convs
+SIZES = {  # blocks of each stage, channels of its 3x3 convs
+    "resnet50": ((3, 4, 6, 3), (64, 128, 256, 512)),
+    "resnet50_small": ((1, 1, 1, 1), (16, 32, 64, 64)),  # ours, for 8x8 images on a CPU
+}
+NAMES = tuple(SIZES)
 EXPANSION = 4
 
 
@@ -21,7 +23,7 @@ def serves(name: str) -> bool:
 
 def build(name: str, classes: int, channels: int, size: int) -> Network:
     """The network called `name`; any image size."""
-    return ResNet50(classes, channels)
+    return ResNet50(*SIZES[name], classes, channels)
 
 
 class Bottleneck(nn.Module):
@@ -49,24 +51,26 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(Network):
-    """3x3 stem of 64 without max-pool, four stages of bottlenecks with strides 1, 2, 2, 2, global average pool, linear.
+    """3x3 stem of the first width without max-pool, four stages of bottlenecks with strides 1, 2, 2, 2, average pool, linear.
 
     Stage maps are taken after the ReLU that follows the sum; pre-ReLU maps are that sum. Conv init Kaiming normal over
     fan-out.
 
     Args:
+        blocks: of each stage.
+        widths: of the 3x3 convs of each stage.
         classes: K.
         channels: of the images.
     """
 
-    def __init__(self, classes: int, channels: int) -> None:
+    def __init__(self, blocks: tuple[int, ...], widths: tuple[int, ...], classes: int, channels: int) -> None:
         super().__init__()
-        before = WIDTHS[0]
+        before = widths[0]
         self.conv = conv3x3(channels, before, 1)
         self.norm = nn.BatchNorm2d(before)
         self.stages = nn.ModuleList()
-        for count, width in zip(BLOCKS, WIDTHS, strict=True):
-            first = Bottleneck(before, width, stride=1 if width == WIDTHS[0] else 2)
+        for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):
+            first = Bottleneck(before, width, stride=1 if stage == 0 else 2)
             before = EXPANSION * width
             self.stages.append(nn.Sequential(first, *(Bottleneck(before, width, stride=1) for _ in range(count - 1))))
         self.classifier = nn.Linear(before, classes)

@@ -20,7 +20,10 @@ NAMES = (
     "resnet110",
     "resnet8x4",
     "resnet32x4",
+    "resnet8x2",  # ours, as is resnet14x2: half of x4, for small images on a CPU
+    "resnet14x2",
 )
+WIDTHS = {"": (16, 16, 32, 64), "2": (16, 32, 64, 128), "4": (32, 64, 128, 256)}  # of the stem and of the stages
 
 
 def serves(name: str) -> bool:
@@ -31,8 +34,7 @@ def serves(name: str) -> bool:
 def build(name: str, classes: int, channels: int, size: int) -> Network:
     """The network called `name`; any image size from 4 pixels."""
     depth, _, wide = name.removeprefix("resnet").partition("x")
-    widths = (32, 64, 128, 256) if wide else (16, 16, 32, 64)
-    return ResNetCifar((int(depth) - 2) // 6, widths, classes, channels)
+    return ResNetCifar((int(depth) - 2) // 6, WIDTHS[wide], classes, channels)
 
 
 class ResNetCifar(Network):

@@ -40,7 +40,17 @@ COUNTS = {
     "resnet50": 23_705_252,
 }
 COUNTS_1000 = {"resnet18_imagenet": 11_689_512, "resnet34_imagenet": 21_797_672}  # of torchvision, 1000 classes
-OURS = {"wrn_10_1", "mobilenetv2_small", "shufflev1_small", "shufflev2_small"}  # in no publication
+OURS = {  # in no publication
+    "wrn_10_1",
+    "mobilenetv2_small",
+    "shufflev1_small",
+    "shufflev2_small",
+    "vgg8_small",
+    "vgg13_small",
+    "resnet50_small",
+    "resnet8x2",
+    "resnet14x2",
+}
 COUNTS_200 = {  # printed for 200 classes alone
     "resnet18_tiny7": 11_279_112,
     "resnet34_tiny7": 21_387_272,

@@ -34,7 +34,12 @@ def theirs(name: str) -> nn.Module:
 
 def imported(name: str, file: Path) -> models.Network:
     network = models.build(name, classes=CLASSES, size=64)
-    load_weights(network, Upstream(weights=str(file), sha256=checkpoint.file_sha256(file), network=name), file.parent)
+    load_weights(
+        network,
+        Upstream(weights=str(file), sha256=checkpoint.file_sha256(file), network=name),
+        file.parent,
+        file.parent,
+    )
     return network.eval()
 
 

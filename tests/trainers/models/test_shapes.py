@@ -115,7 +115,10 @@ def test_small_networks_at_the_size_they_are_for() -> None:
     def small(name: str) -> models.Shapes:
         return models.shapes(name, classes=10, channels=1, size=8)
 
-    assert small("mobilenetv2_small") == (1280, ((6, 4, 4), (8, 2, 2), (24, 1, 1), (80, 1, 1)), (8, 4, 4))
+    assert small("mobilenetv2_small") == (1280, ((12, 8, 8), (16, 4, 4), (48, 2, 2), (160, 1, 1)), (16, 8, 8))
+    assert small("vgg8_small") == (128, ((32, 4, 4), (64, 2, 2), (128, 2, 2), (128, 2, 2)), (16, 8, 8))
+    assert small("resnet50_small") == (256, ((64, 8, 8), (128, 4, 4), (256, 2, 2), (256, 1, 1)), (16, 8, 8))
+    assert small("resnet8x2") == (128, ((32, 8, 8), (64, 4, 4), (128, 2, 2)), (16, 8, 8))
     assert small("shufflev1_small") == (240, ((60, 4, 4), (120, 2, 2), (240, 1, 1)), (24, 8, 8))
     assert small("shufflev2_small") == (512, ((40, 4, 4), (80, 2, 2), (160, 1, 1)), (24, 8, 8))
 
