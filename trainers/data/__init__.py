@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol as Interface
@@ -37,18 +38,61 @@ class Info:
     has_val: bool = False
 
 
+class Streamed(Interface):
+    """N images that do not fit into memory and are read when they are needed; `_stream.Files` is one."""
+
+    def take(self, rows: Tensor) -> Streamed:
+        """The images in `rows`, in that order."""
+
+    def batches(
+        self, chunks: Sequence[Tensor], generator: torch.Generator | None, device: torch.device
+    ) -> Iterator[Tensor]:
+        """See `Split.batches`."""
+
+
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, H, W) uint8 and labels (N,) int64, row i of one belonging to row i of the other."""
+    """Images (N, C, H, W) uint8 and labels (N,) int64, row i of one belonging to row i of the other.
 
-    images: Tensor
+    Attributes:
+        images: in memory, on the labels' device; or read when they are needed, which `batches` hides.
+        labels: always in memory.
+    """
+
+    images: Tensor | Streamed
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Split:
-        return Split(self.images.to(device), self.labels.to(device))
+        """Labels, and images that are in memory, on `device`; images that are read later arrive there."""
+        images = self.images.to(device) if isinstance(self.images, Tensor) else self.images
+        return Split(images, self.labels.to(device))
+
+    def take(self, rows: Tensor) -> Split:
+        """The images in `rows`, in that order."""
+        images = self.images[rows] if isinstance(self.images, Tensor) else self.images.take(rows)
+        return Split(images, self.labels[rows])
+
+    def batches(self, chunks: Sequence[Tensor], generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        """The images of each chunk, one chunk after the other.
+
+        Args:
+            chunks: row numbers, each (B,) int64, on the labels' device.
+            generator: on the CPU. Where given, images that are read from files are cropped at random, drawn from it in the
+                order of the chunks; without it, in the middle. Images in memory come as they are and draw nothing.
+
+        Yields:
+            (B, C, H, W) uint8 on the labels' device.
+
+        Raises:
+            DataError: a file is missing or unreadable.
+        """
+        if isinstance(self.images, Tensor):
+            images = self.images
+            return (images[rows] for rows in chunks)
+        return self.images.batches(chunks, generator, self.labels.device)
 
 
 @dataclass(frozen=True)
@@ -87,6 +131,16 @@ def module(name: str) -> Module:
 def info(spec: DataSpec, root: Path) -> Info:
     """What is known of `spec`'s data set; see the set's own file for what it raises."""
     return module(spec.name).info(spec, root)
+
+
+def missing(spec: DataSpec, root: Path) -> list[str]:
+    """Why `spec`'s images cannot be had, as far as a glance tells; empty where they are there, or are fetched on first use.
+
+    A set that cannot be fetched and whose `info` does not look at its files says so in a function of this name.
+    """
+    find = getattr(module(spec.name), "missing", None)
+    found: list[str] = [] if find is None else find(spec, root)
+    return found
 
 
 def load(spec: DataSpec, root: Path) -> DataSet:

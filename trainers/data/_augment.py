@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,33 +52,53 @@ def _constants(
         )
 
 
-def flip(images: Tensor, info: Info, generator: torch.Generator) -> Tensor:
-    """A horizontal flip of each image with probability 1/2, where `info.flip` allows it; draws in either case."""
-    flipped = torch.rand((len(images), 1, 1, 1), generator=generator, device=images.device) < 0.5
-    return torch.where(flipped, images.flip(3), images) if info.flip else images
+class Draw(NamedTuple):
+    """What one batch is changed by.
+
+    Attributes:
+        offsets: (2, B, 1) int64, of the crop's first row and column in the padded image.
+        flipped: (B, 1) bool.
+    """
+
+    offsets: Tensor
+    flipped: Tensor
 
 
-def augment(images: Tensor, info: Info, generator: torch.Generator, *, flips: bool = True) -> Tensor:
+def draw(images: Tensor, info: Info, generator: torch.Generator) -> Draw:
+    """Offsets uniform on 0 ... 2 p, p being `crop_padding`, and a flip with probability 1/2; drawn also where neither is used."""
+    batch, device = len(images), images.device
+    offsets = torch.randint(0, 2 * info.crop_padding + 1, (2, batch, 1), generator=generator, device=device)
+    return Draw(offsets, torch.rand((batch, 1), generator=generator, device=device) < 0.5)
+
+
+def augment(images: Tensor, info: Info, generator: torch.Generator) -> Tensor:
     """A random crop of each image padded with zeros (black), then a horizontal flip with probability 1/2.
 
     Args:
         images: (B, C, H, W) uint8, before standardisation, so that the padding is black and not the mean colour.
-        info: `crop_padding` p gives each offset as uniform on 0 ... 2p; `flip` says whether images are flipped at all.
-        generator: on the images' device; drawn from also where p is 0 or flip is off.
-        flips: False where the images were flipped before.
+        info: `crop_padding` says how far a crop may be off; `flip` says whether images are flipped at all.
+        generator: on the images' device; drawn from also where the padding is 0 or flip is off.
 
     Returns:
         (B, C, H, W) uint8.
     """
+    return cropped(images, info, draw(images, info, generator))
+
+
+def cropped(images: Tensor, info: Info, drawn: Draw, *, flips: bool = True) -> Tensor:
+    """The crop and flip of one draw; without `flips` the crop alone."""
     batch, channels, height, width = images.shape
     padding, device = info.crop_padding, images.device
-    offsets = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator, device=device)
-    flipped = torch.rand((batch, 1), generator=generator, device=device) < 0.5
-    rows = offsets[0] + torch.arange(height, device=device)  # (B, H)
-    columns = offsets[1] + torch.arange(width, device=device)  # (B, W)
+    rows = drawn.offsets[0] + torch.arange(height, device=device)  # (B, H)
+    columns = drawn.offsets[1] + torch.arange(width, device=device)  # (B, W)
     if info.flip and flips:
-        columns = torch.where(flipped, columns.flip(1), columns)
+        columns = torch.where(drawn.flipped, columns.flip(1), columns)
     padded = F.pad(images, (padding, padding, padding, padding)).flatten(2)  # (B, C, (H + 2p) (W + 2p))
     source = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]  # (B, H, W), positions in `padded`
     source = source.view(batch, 1, height * width).expand(batch, channels, height * width)
     return padded.gather(2, source).view(batch, channels, height, width)
+
+
+def mirrored(images: Tensor, info: Info, drawn: Draw) -> Tensor:
+    """The flip of one draw alone."""
+    return torch.where(drawn.flipped[:, :, None, None], images.flip(3), images) if info.flip else images

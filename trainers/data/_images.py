@@ -78,7 +78,7 @@ def visible(folder: Path) -> Iterator[os.DirEntry[str]]:
         yield from (entry for entry in entries if not entry.name.startswith("."))
 
 
-def stamp(entry: os.DirEntry[str]) -> str:
+def stamp(entry: os.DirEntry[str] | Path) -> str:
     """Size and times: as long as they stay, a file is taken to have its old bytes."""
     status = entry.stat()
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

@@ -28,11 +28,6 @@ def reject(spec: DataSpec, fields: Mapping[str, str]) -> None:
         raise ConfigError(*faults)
 
 
-def take(split: Split, rows: Tensor) -> Split:
-    """The images of `split` in `rows`, in that order."""
-    return Split(split.images[rows], split.labels[rows])
-
-
 def holdout(labels: Tensor, images: int) -> tuple[Tensor, Tensor]:
     """Two groups of rows in which every class has its share: the kept ones and `images` held-out ones.
 
@@ -91,9 +86,9 @@ def finish(spec: DataSpec, info: Info, train: Split, test: Split, val: Split | N
     """
     if spec.holdout_images:
         kept, held = holdout(train.labels, spec.holdout_images)
-        train, val = take(train, kept), take(train, held)
+        train, val = train.take(kept), train.take(held)
     if spec.train_per_class is not None:
-        train = take(train, per_class(train.labels, spec.train_per_class))
+        train = train.take(per_class(train.labels, spec.train_per_class))
     return DataSet(info, train, test, val)
 
 

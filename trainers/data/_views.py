@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainers.data import Info
-from trainers.data._augment import augment, flip
+from trainers.data._augment import augment, cropped, draw, mirrored
 from trainers.data._strong import strong_view
 
 Make = Callable[[Tensor, Info, torch.Generator, bool], Tensor]
@@ -38,16 +38,24 @@ def plain(images: Tensor, info: Info, generator: torch.Generator, augmented: boo
 def rotations(images: Tensor, info: Info, generator: torch.Generator, augmented: bool) -> Tensor:
     """Four views (SSKD, PCKD): flipped once, turned counter-clockwise by 0, 90, 180 and 270 degrees, then cropped one by one.
 
+    View 0 has the bits of `plain`, so that methods with and without rotations see the same images; the crops of the others
+    come from a stream of their own.
+
     Args:
         images: (B, C, H, W) uint8, square.
 
     Returns:
         (4 B, C, H, W) uint8.
     """
-    if augmented:
-        images = flip(images, info, generator)
-    turned = torch.stack([torch.rot90(images, turns, dims=(2, 3)) for turns in range(4)], dim=1).flatten(0, 1)
-    return augment(turned, info, generator, flips=False) if augmented else turned
+    if not augmented:
+        return torch.stack([torch.rot90(images, turns, dims=(2, 3)) for turns in range(4)], dim=1).flatten(0, 1)
+    own, drawn = _offspring(generator), draw(images, info, generator)
+    views = [cropped(images, info, drawn)]
+    flipped = mirrored(images, info, drawn)
+    for turns in range(1, 4):
+        turned = torch.rot90(flipped, turns, dims=(2, 3))
+        views.append(cropped(turned, info, draw(turned, info, own), flips=False))
+    return torch.stack(views, dim=1).flatten(0, 1)
 
 
 def weak_strong(images: Tensor, info: Info, generator: torch.Generator, augmented: bool) -> Tensor:

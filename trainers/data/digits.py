@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from trainers.config import DataSpec
-from trainers.data import DataSet, Info, Split, _split
-
-TEST_IMAGES = 449  # a quarter
-VAL_IMAGES = 270  # 15 %
+from trainers.data import DataSet, Info, _digits
 
 INFO = Info(
     classes=10,
     channels=1,
     size=8,
-    mean=(0.3056530566772164,),  # of the train split below
+    mean=(0.3056530566772164,),  # of the train split
     std=(0.3761208915152327,),
     crop_padding=1,
     flip=False,  # a mirrored digit is no digit
@@ -31,9 +25,7 @@ def info(spec: DataSpec, root: Path) -> Info:
     Raises:
         ConfigError: a field that has no meaning here.
     """
-    not_a_folder = "which comes with scikit-learn; `image_folder` reads folders"
-    own_val = "which has a fixed `val` split of its own"
-    _split.reject(spec, {"folder": not_a_folder, "content": not_a_folder, "holdout_images": own_val})
+    _digits.check(spec)
     return INFO
 
 
@@ -47,15 +39,4 @@ def load(spec: DataSpec, root: Path) -> DataSet:
     Raises:
         ConfigError: a field that has no meaning here, or more images a class than there are.
     """
-    known = info(spec, root)
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    pixels, labels = load_digits(return_X_y=True)  # (N, 64) of 0 ... 16
-    images = torch.from_numpy(np.rint(pixels * 255 / 16).astype(np.uint8)).view(-1, 1, 8, 8)
-    everything = Split(images, torch.from_numpy(labels.astype(np.int64)))
-    rest_rows, test_rows = _split.holdout(everything.labels, TEST_IMAGES)
-    rest = _split.take(everything, rest_rows)
-    train_rows, val_rows = _split.holdout(rest.labels, VAL_IMAGES)
-    return _split.finish(
-        spec, known, _split.take(rest, train_rows), _split.take(everything, test_rows), _split.take(rest, val_rows)
-    )
+    return _digits.load(spec, info(spec, root), lambda pixels: pixels)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trainers import models
 from trainers.config import MethodConfig, PerEpoch
+from trainers.data import DataSet
 from trainers.methods import Batch, Case, Context, DistillMethod, Terms
 from trainers.methods._adapters import fresh, pair_of
 from trainers.methods._losses import kl_per_sample
@@ -21,7 +22,7 @@ from trainers.methods._preview import Preview, Weighting
 from trainers.methods.ce import ce_loss
 
 KIND = "distill"
-VERSION = 1
+VERSION = 2
 NEEDS_TEACHER = True
 BASE_TEMPERATURE = 0.07
 """Of the released contrastive loss, which is multiplied by T / 0.07 (authors' code)."""
@@ -130,6 +131,11 @@ the starred rows of Table VIII. curriculum: Table IX, KD included. fa ... fa-cc:
 ce). imagenet: Table III. printed: the equations as printed. L_CE + preview of Table VII has no teacher: method ce_preview."""
 
 
+def views(config: Config) -> str:
+    """Rotations where features are looked at."""
+    return "rotations" if config.uses_features else "plain"
+
+
 def faults(config: Config, case: Case) -> list[str]:
     """Centres of unequal shape cannot be aligned; difficulties are relative to a batch, which needs several images."""
     found = []
@@ -149,11 +155,10 @@ def faults(config: Config, case: Case) -> list[str]:
 
 
 def _centres(network: str, case: Case) -> tuple[int, ...]:
-    """Shape of a network's classifier weight; allocates none of its weights."""
+    """Shape of a network's classifier weight; builds it once for all cells."""
     info = case.info
-    with torch.device("meta"):
-        built = models.build(network, classes=info.classes, channels=info.channels, size=info.size)
-    return tuple(built.classifier.weight.shape)
+    found = models.shapes(network, classes=info.classes, channels=info.channels, size=info.size)
+    return info.classes, found.pooled
 
 
 def fa_loss(encoded: Tensor, teacher_feats: Tensor) -> Tensor:
@@ -259,7 +264,7 @@ class Method(DistillMethod):
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
         self.needs_features = config.uses_features
-        self.views = "rotations" if config.uses_features else "plain"
+        self.views = views(config)
         weighted = config.alpha > 0 or config.beta_cc > 0
         weighting: Weighting = config.weighting if weighted else "none"
         self.preview = Preview(weighting, config.eps, config.gamma, context.labels)
@@ -315,5 +320,5 @@ class Method(DistillMethod):
     def end_epoch(self) -> dict[str, float]:
         return self.preview.end_epoch()
 
-    def write_artifacts(self, folder: Path, epoch: int) -> None:
-        self.preview.write(folder)
+    def write_artifacts(self, folder: Path, epoch: int, images: DataSet) -> None:
+        self.preview.write(folder, images.train)

@@ -20,7 +20,7 @@ from trainers.methods.ce import ce_loss
 from trainers.methods.kd import kd_loss
 
 KIND = "distill"
-VERSION = 1
+VERSION = 2
 NEEDS_TEACHER = True
 VIEWS = 4
 """The image and its three rotations."""
@@ -71,6 +71,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "imagenet": {"ce_weight": 1.0, "head_epochs": 30, "head_lr": 0.1, "head_step_1": 10, "head_step_2": 20},
 }
 """no-kd: what "without KD" in PCKD's Tables I and II may mean. imagenet: ResNet34 -> ResNet18 of torchdistill."""
+
+
+def views(config: Config) -> str:
+    """Rotations where they are distilled or told apart."""
+    return "rotations" if config.tf_weight > 0 or config.ss_weight > 0 else "plain"
 
 
 def faults(config: Config, case: Case) -> list[str]:
@@ -180,7 +185,7 @@ class Method(DistillMethod):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        self.views = "rotations" if config.tf_weight > 0 or config.ss_weight > 0 else "plain"
+        self.views = views(config)
         if config.ss_weight == 0:
             return
         for side, network in (("student", context.student), ("teacher", context.frozen)):

@@ -69,5 +69,7 @@ def test_fields_without_meaning_are_refused_all_at_once() -> None:
 
 
 def test_unknown_data_set_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"unknown data set 'digit'.*known: cifar10, cifar100, digits, image_folder"):
+    with pytest.raises(
+        ConfigError, match=r"unknown data set 'digit'.*known: cifar10, cifar100, digits, digits_turned, image_folder"
+    ):
         data.load(DataSpec(name="digit"), NOWHERE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trainers.data import Info
-from trainers.data._augment import augment, flip
+from trainers.data._augment import augment
 from trainers.data._views import VIEWS
 
 INFO = Info(classes=2, channels=1, size=8, mean=(0.5,), std=(0.5,), crop_padding=0, flip=True)
@@ -49,11 +49,20 @@ def test_every_rotated_view_is_cropped_by_itself() -> None:
     assert any(not torch.equal(back[0], other) for other in back[1:])
 
 
-def test_flip_draws_also_where_the_set_has_no_flips() -> None:
+def test_view_0_of_rotations_has_the_bits_of_plain_and_so_has_the_next_batch() -> None:
+    padded = Info(classes=2, channels=1, size=8, mean=(0.5,), std=(0.5,), crop_padding=2, flip=True)
+    for augmented in (True, False):
+        one, two = stream(2), stream(2)
+        for _ in range(2):
+            views = VIEWS["rotations"].make(IMAGES, padded, one, augmented)
+            assert torch.equal(views[::4], VIEWS["plain"].make(IMAGES, padded, two, augmented))
+
+
+def test_flip_is_drawn_also_where_the_set_has_no_flips() -> None:
     still = Info(classes=2, channels=1, size=8, mean=(0.5,), std=(0.5,), crop_padding=0, flip=False)
     one, two = stream(), stream()
-    assert torch.equal(flip(IMAGES, still, one), IMAGES)
-    flip(IMAGES, INFO, two)
+    assert torch.equal(augment(IMAGES, still, one), IMAGES)
+    augment(IMAGES, INFO, two)
     assert torch.equal(torch.rand(1, generator=one), torch.rand(1, generator=two))
 
 
