@@ -25,7 +25,7 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "trainers"
 RECORD = REPOSITORY / "tests" / "trainers" / "arithmetic.json"
-LOOPS = ("distill", "datafree", "evaluate")
+LOOPS = ("distill", "datafree", "evaluate", "probe")
 HELPERS = (
     "trainers.methods.",
     "trainers.synthesis.",

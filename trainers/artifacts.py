@@ -26,8 +26,12 @@ def write_samples(path: Path, images: Tensor, count: int = SAMPLES, scale_to: in
     write_grid(path, images[: side * side], columns=side, scale_to=scale_to)
 
 
-def write_grid(path: Path, images: Tensor, *, columns: int, scale_to: int = 64) -> None:
-    """Images (N, C, H, W) in [0, 1] row by row as one PNG, with a white line between them; N is a multiple of `columns`."""
+def write_grid(path: Path, images: Tensor, *, columns: int, scale_to: int = 64) -> int:
+    """Images (N, C, H, W) in [0, 1] row by row as one PNG, a white line of one pixel around each; N is a multiple of `columns`.
+
+    Returns:
+        Height and width in pixels of one image with its line.
+    """
     from PIL import Image
 
     factor = max(1, scale_to // images.shape[-1])
@@ -40,6 +44,7 @@ def write_grid(path: Path, images: Tensor, *, columns: int, scale_to: int = 64) 
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     replace_bytes(path, buffer.getvalue())
+    return images.shape[-1] * factor + 2
 
 
 def write_samples_by_class(

@@ -29,6 +29,7 @@ from trainers.train import Row, trial_folder
 LEASE_S = 30.0
 """An owner whose heartbeat has not moved for so long, on the observer's own monotonic clock, may be taken over."""
 BEAT_S = 2.0
+FAULT = "fault.json"
 POOL = "pool"
 """Subfolder of an attempt whose files are written once; a checkpoint refers to them, so they follow it."""
 
@@ -181,6 +182,10 @@ class Attempt:
         self._seal({"kind": State.FAILED.value, "attempt": self.number, "error": error})
         publish(self.trial_dir)
 
+    def note_machine_fault(self, cause: str, kind: str) -> None:
+        """As the function of this name, for the attempt in hand."""
+        note_machine_fault(self.folder, cause, kind)
+
     def _seal(self, entry: dict[str, Any]) -> None:
         if not _enter(self.trial_dir / "attempts", self.number + 1, {**entry, "timestamp_ms": int(time.time() * 1000)}):
             raise Fenced(f"attempt {self.number} of {self.trial_dir.name[:12]} was taken over")
@@ -227,6 +232,29 @@ def heal(state_root: Path, digest: str) -> None:
     missing = {State.DONE: "result.json", State.FAILED: "error.json"}.get(status.state)
     if missing is not None and not (folder / missing).exists():
         publish(folder)
+
+
+def note_machine_fault(attempt: Path, cause: str, kind: str) -> None:
+    """Leaves word of what ended an attempt through no fault of the trial, which stays free to be continued.
+
+    Args:
+        attempt: its folder.
+        kind: "device_memory", "memory" or "worker".
+    """
+    content = {"cause": cause, "kind": kind, "timestamp_ms": int(time.time() * 1000)}
+    with contextlib.suppress(OSError):  # a full disk: the first fault stays the one that is seen
+        checkpoint.replace_bytes(attempt / FAULT, json.dumps(content).encode())
+
+
+def machine_fault(status: Status) -> dict[str, Any] | None:
+    """What `note_machine_fault` wrote of the newest attempt of a partial trial; None where nothing did."""
+    if status.state is not State.PARTIAL or status.folder is None:
+        return None
+    try:
+        content: dict[str, Any] = json.loads((status.folder / FAULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content
 
 
 def stop(state_root: Path, digest: str, reason: str) -> bool:

@@ -145,8 +145,13 @@ class Upstream(Frozen):
     """Weights that a trial starts from or looks at: a finished trial, or an imported file."""
 
     trial: Trial | None = None
-    weights: str | None = Field(None, description="path of an imported weights file")
-    sha256: str | None = Field(None, description="SHA-256 of the imported file")
+    weights: str | None = Field(
+        None, description="an imported file: a path, or a name in `weights/` under the data root"
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{8,64}$", description="SHA-256 of the imported file, or its first 8 digits or more"
+    )
+    url: str | None = Field(None, description="where the imported file is fetched when it is not there")
     network: str = Field(description="the network these weights belong to")
 
     @model_validator(mode="after")
@@ -174,14 +179,14 @@ class Execution(Frozen):
 class Trial(Frozen):
     """One training or measurement, fully resolved; `digest()` names it."""
 
-    kind: Literal["distill", "datafree", "evaluate"]
+    kind: Literal["distill", "datafree", "evaluate", "probe"]
     method: str
     hparams: Mapping[str, JsonValue]
     versions: Mapping[str, int] = Field(description="arithmetic version of the method and of the loop")
     data: DataSpec
     student: str
     teacher: Upstream | None = None
-    subject: Upstream | None = Field(None, description="a finished student that is measured; evaluate only")
+    subject: Upstream | None = Field(None, description="finished weights that are measured or probed")
     protocol: Protocol
     seed: int = Field(ge=0)
     precision: Precision = "fp32"
@@ -198,6 +203,8 @@ class Trial(Frozen):
         recipe = self.protocol.digest_fields()
         if self.kind == "distill":
             del recipe["updates_per_epoch"]  # an epoch is one pass over the images
+        elif self.kind == "probe":
+            recipe = {name: value for name, value in recipe.items() if name not in ("updates_per_epoch", "augment")}
         else:
             data.pop("train_per_class", None)
             del recipe["augment"]

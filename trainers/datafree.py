@@ -12,23 +12,31 @@ from torch import Tensor
 from trainers.errors import ConfigError
 from trainers.methods import Context, DataFreeMethod, Output, module
 from trainers.models import Network
-from trainers.train import Row, Setup, Sums, clip_gradients, make_optimizer, require_finite, set_learning_rate
+from trainers.train import (
+    Row,
+    Setup,
+    StudentLoop,
+    Sums,
+    clip_gradients,
+    make_optimizer,
+    require_finite,
+    set_learning_rate,
+)
 
 VERSION = 1
 
 
-class DataFreeLoop:
+class DataFreeLoop(StudentLoop):
     """An epoch is `updates_per_epoch` student updates; the student is in eval mode while images are made."""
 
     def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         trial = setup.trial
         if trial.protocol.updates_per_epoch is None or setup.teacher is None:
             raise ConfigError(
                 f"protocol {trial.protocol.name!r}: a data-free method needs updates_per_epoch and a teacher"
             )
-        self.setup = setup
         self.teacher = setup.teacher
-        self.student = setup.student
         self.total_epochs = trial.protocol.epochs
         self.updates_per_epoch = trial.protocol.updates_per_epoch
         file = module(trial.method)

@@ -16,21 +16,29 @@ from trainers.data._views import VIEWS
 from trainers.dot import DOT, dot_step
 from trainers.methods import Batch, Context, DistillMethod, FirstStage, Output, Terms, module
 from trainers.models import Network
-from trainers.train import Row, Setup, Sums, clip_gradients, make_optimizer, require_finite, set_learning_rate
+from trainers.train import (
+    Row,
+    Setup,
+    StudentLoop,
+    Sums,
+    clip_gradients,
+    make_optimizer,
+    require_finite,
+    set_learning_rate,
+)
 
 VERSION = 1
 
 
-class DistillLoop:
+class DistillLoop(StudentLoop):
     """Teacher in eval mode without gradient, student and the method's modules trained on the sum of the method's terms.
 
     A method with a first stage runs that stage's epochs before the recipe's, with an optimiser of its own.
     """
 
     def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         trial = setup.trial
-        self.setup = setup
-        self.student = setup.student
         file = module(trial.method)
         context = Context(
             setup.student,
@@ -44,8 +52,8 @@ class DistillLoop:
         )
         self.method: DistillMethod = file.Method(file.Config.model_validate(dict(trial.hparams)), context)
         self.stage = self.method.first_stage
-        self.before = 0 if self.stage is None else self.stage.epochs
-        self.total_epochs = self.before + trial.protocol.epochs
+        self.first_epochs = 0 if self.stage is None else self.stage.epochs
+        self.total_epochs = self.first_epochs + trial.protocol.epochs
         assert "student" not in self.method.modules, "the name of the student itself"
         self.trained = nn.ModuleDict({"student": setup.student, **self.method.modules})
         split = trial.protocol.optimizer == "dot"
@@ -62,14 +70,14 @@ class DistillLoop:
                 yield from (parameter for parameter in part.parameters() if parameter.requires_grad)
 
     def run_epoch(self, epoch: int) -> Row:
-        if self.stage is not None and self.first_optimizer is not None and epoch < self.before:
+        if self.stage is not None and self.first_optimizer is not None and epoch < self.first_epochs:
             rate = self.stage.rates(epoch)
             for group in self.first_optimizer.param_groups:
                 group["lr"] = rate
             return self._first_epoch(epoch, self.stage, self.first_optimizer) | {"train/lr": rate}
-        rate = set_learning_rate(self.optimizer, self.setup.trial, epoch - self.before)
+        rate = set_learning_rate(self.optimizer, self.setup.trial, epoch - self.first_epochs)
         self.trained.train()
-        self.method.start_epoch(epoch - self.before)
+        self.method.start_epoch(epoch - self.first_epochs)
         row = self._updates(epoch, self.optimizer, self.method.terms, "train/loss")
         row |= {f"train/{name}": value for name, value in self.method.end_epoch().items()}
         return row | {"train/lr": rate}
@@ -84,14 +92,15 @@ class DistillLoop:
         """One pass over the training images; returns the means of the terms."""
         trial, images, device = self.setup.trial, self.setup.images, self.setup.device
         order = torch.randperm(len(images.train), generator=seeding.stream(trial.seed, "order", epoch)).to(device)
+        # BatchNorm cannot take the mean of one sample.
+        chunks = [index for index in order.split(trial.protocol.batch_size) if len(index) > 1]
+        crops = seeding.stream(trial.seed, "augment", "resized_crop", epoch) if trial.protocol.augment else None
         stream = seeding.stream(trial.seed, "augment", "view0", epoch, device=device)
         views = VIEWS[self.method.views]
         sums = Sums()
         started = time.perf_counter()
-        for index in order.split(trial.protocol.batch_size):
-            if len(index) == 1:  # BatchNorm cannot take the mean of one sample
-                continue
-            pixels = views.make(images.train.images[index], images.info, stream, trial.protocol.augment)
+        for index, read in zip(chunks, images.train.batches(chunks, crops), strict=True):
+            pixels = views.make(read, images.info, stream, trial.protocol.augment)
             batch = standardise(pixels, images.info)
             with torch.autocast(device.type, torch.bfloat16, enabled=trial.precision == "bf16"):
                 with torch.no_grad():
@@ -132,4 +141,5 @@ class DistillLoop:
 
     def write_artifacts(self, folder: Path, epoch: int) -> None:
         self.student.eval()
-        self.method.write_artifacts(folder, epoch)
+        if epoch >= self.first_epochs:
+            self.method.write_artifacts(folder, epoch - self.first_epochs, self.setup.images)

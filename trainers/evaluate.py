@@ -1,24 +1,28 @@
-"""Trials that train nothing: a finished student against a teacher, measured once."""
+"""Trials that train nothing: finished weights, alone or against a teacher, measured once."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from trainers.train import Row, Setup
+from trainers.methods import Measurement, Subject, module
+from trainers.train import Row, Setup, StudentLoop
 
 VERSION = 1
 
 
-class EvaluateLoop:
+class EvaluateLoop(StudentLoop):
     """One epoch without updates, so that the measurement is recorded like any other."""
 
     def __init__(self, setup: Setup) -> None:
-        self.student = setup.student
+        super().__init__(setup)
         self.total_epochs = 1
+        file = module(setup.trial.method)
+        config = file.Config.model_validate(dict(setup.trial.hparams))
+        self.method: Measurement = file.Method(config, Subject(setup.student, setup.images))
 
     def run_epoch(self, epoch: int) -> Row:
-        return {}
+        return dict(self.method.measure())
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -27,4 +31,4 @@ class EvaluateLoop:
         """Nothing was trained, so nothing comes back."""
 
     def write_artifacts(self, folder: Path, epoch: int) -> None:
-        """The loyalty histogram, which every trial with a teacher keeps, is all there is."""
+        self.method.write_artifacts(folder)

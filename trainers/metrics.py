@@ -16,6 +16,7 @@ from trainers.data._augment import standardise
 from trainers.models import Network
 
 EVALUATION_BATCH = 1000
+EVALUATION_PIXELS = EVALUATION_BATCH * 112 * 112  # 250 images of 224x224, whose maps would fill a GPU otherwise
 Row = dict[str, float]
 
 
@@ -66,12 +67,19 @@ def loyalties(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tenso
     return {"loyalty": 1 - (jsd / math.log(2)).sqrt(), "loyalty_nat": 1 - jsd.sqrt(), "loyalty_code": 1 - jsd**0.25}
 
 
+def evaluation_chunks(split: Split, info: Info) -> tuple[Tensor, ...]:
+    """Rows of a whole split in order, on its device, as many at a time as a network is shown without gradient."""
+    images = max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // info.size**2))
+    rows: tuple[Tensor, ...] = torch.arange(len(split), device=split.labels.device).split(images)
+    return rows
+
+
 @torch.no_grad()
 def predict(network: Network, split: Split, info: Info) -> Tensor:
     """Logits of a whole split in eval mode, shape (N, K), float32, on the split's device."""
     network.eval()
-    parts = [network(standardise(images, info)).float() for images in split.images.split(EVALUATION_BATCH)]
-    return torch.cat(parts)
+    chunks = evaluation_chunks(split, info)
+    return torch.cat([network(standardise(images, info)).float() for images in split.batches(chunks)])
 
 
 def evaluate(name: str, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> tuple[Row, dict[str, Tensor]]:
@@ -116,7 +124,7 @@ def summarise(rows: Sequence[Row], stats_windows: Sequence[Window]) -> Row:
     if not rows:
         return result
     for key in rows[-1]:
-        if key.split("/")[0] in ("test", "val"):
+        if key.split("/")[0] in ("test", "val", "classifier"):
             curve = np.array([row[key] for row in rows])
             result[f"last/{key}"] = float(curve[-1])
             result[f"best/{key}"] = float(curve.max())

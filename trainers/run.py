@@ -33,8 +33,8 @@ def run_trial(
     Raises:
         Busy: somebody else has it.
         Fenced: somebody has taken the trial over meanwhile.
-        Exception: any other is the fault of the trial (or of the machine, where memory ran out), raised after the trial was
-            sealed as failed, which memory faults are not.
+        Exception: any other is the fault of the trial, raised after the trial was sealed as failed; or of the machine, where
+            memory ran out, raised after that was noted beside the journal, and the trial stays free to be continued.
     """
     with claim(trial, state_root, execution or Execution(), lease_s=lease_s) as attempt:
         handler = _log_to(attempt)
@@ -42,10 +42,12 @@ def run_trial(
             rows = yield from _epochs(attempt, trial, state_root, data_root, device)
         except Fenced:
             raise
-        except MACHINE_FAULTS:
+        except MACHINE_FAULTS as error:
+            attempt.note_machine_fault(f"out of memory: {error}", "memory")
             raise
         except Exception as error:  # also a fault in a user's method: without a seal it would be claimed again for ever
             if _out_of_device_memory(error):
+                attempt.note_machine_fault(str(error).splitlines()[0], "device_memory")
                 raise
             logger.error("trial %s failed: %s", trial.digest()[:12], error)
             attempt.fail(str(error), type(error).__name__, traceback.format_exc(limit=20))

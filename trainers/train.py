@@ -14,9 +14,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from trainers import artifacts, checkpoint, data, methods, metrics, models
+from trainers import artifacts, checkpoint, data, methods, metrics, models, provenance, weights
 from trainers.config import Execution, Trial, Upstream
-from trainers.data import DataSet
+from trainers.data import DataSet, Info, Split
 from trainers.errors import ConfigError, TrialError
 from trainers.methods import freeze, module
 from trainers.models import Network
@@ -52,13 +52,23 @@ class Progress:
 
 
 class Loop(Protocol):
-    """A kind of trial: `distill`, `datafree`, `evaluate`."""
+    """A kind of trial: `distill`, `datafree`, `evaluate`, `probe`.
+
+    Attributes:
+        student: what is trained or measured.
+        total_epochs: of the recipe and of what comes before it.
+        first_epochs: those before the recipe's.
+    """
 
     student: Network
     total_epochs: int
+    first_epochs: int
 
     def run_epoch(self, epoch: int) -> Row:
         """Trains one epoch; returns its training metrics. Raises TrialError when a loss is not finite."""
+
+    def predict(self, split: Split) -> Tensor:
+        """The student's logits (N, K) on a whole split, in eval mode."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -77,6 +87,7 @@ class Setup:
         student: freshly initialised, or the subject's weights; on `device`.
         teacher: frozen, on `device`; None where the trial has none.
         pool_folder: for files that are written once and that checkpoints refer to.
+        source: of the data set that a probe's trunk was trained on; None for other kinds.
     """
 
     trial: Trial
@@ -85,6 +96,20 @@ class Setup:
     teacher: Network | None
     device: torch.device
     pool_folder: Path
+    source: Info | None = None
+
+
+class StudentLoop:
+    """What loops share: a student that is evaluated on images."""
+
+    first_epochs = 0
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.student = setup.student
+
+    def predict(self, split: Split) -> Tensor:
+        return metrics.predict(self.student, split, self.setup.images.info)
 
 
 def trial_folder(state_root: Path, digest: str) -> Path:
@@ -122,13 +147,15 @@ def train(
     place = torch.device(device)
     prepare_process(place, execution or Execution())
     setup = _setup(trial, state_root, data_root, place, attempt / "pool")
-    loop = _loop(setup)
+    provenance.record(state_root, attempt, place, setup.images)
+    loop = make_loop(setup)
     file = attempt / "checkpoint.pt"
     progress = _restore(file, loop, place) if file.exists() else Progress()
     test_teacher = (
         None if setup.teacher is None else metrics.predict(setup.teacher, setup.images.test, setup.images.info)
     )
-    artifact_epochs = {*trial.protocol.artifact_epochs, loop.total_epochs - 1}
+    recorded = {loop.first_epochs + epoch for epoch in trial.protocol.artifact_epochs}
+    artifact_epochs = {*recorded, loop.total_epochs - 1}
     finished = bool(progress.rows) and _reached(trial, progress.rows[-1])
     for number in range(len(progress.rows), loop.total_epochs):
         if finished:
@@ -136,7 +163,7 @@ def train(
         started = time.perf_counter()
         row = loop.run_epoch(number)
         trained = time.perf_counter()
-        evaluated, loyalty = _evaluate(setup, test_teacher, number)
+        evaluated, loyalty = _evaluate(setup.images, loop, test_teacher, number)
         before = progress.rows[-1] if progress.rows else {"time/train_s": 0.0, "time/total_s": 0.0}
         row |= evaluated
         row["time/train_s"] = before["time/train_s"] + trained - started
@@ -162,8 +189,8 @@ def train(
             f"test Acc@1 never reached {trial.protocol.stop_at_acc1_pct:g} % in {loop.total_epochs} epochs (best {reached:.2f} %); "
             f"lower stop_at_acc1_pct or train longer"
         )
-    weights = progress.kept if progress.kept is not None else setup.student.state_dict()
-    checkpoint.save(attempt / "weights.pt", {"network": trial.student, "state": weights})
+    kept = progress.kept if progress.kept is not None else setup.student.state_dict()
+    checkpoint.save(attempt / "weights.pt", {"network": trial.student, "state": kept})
 
 
 def result_of(trial: Trial, rows: list[Row]) -> Row:
@@ -197,8 +224,12 @@ def require_runnable(trial: Trial) -> None:
         )
     if file.NEEDS_TEACHER and trial.teacher is None:
         faults.append(f"method {trial.method!r} needs a teacher")
-    if (trial.subject is not None) != (trial.kind == "evaluate"):
-        faults.append("a subject is what an evaluate trial measures: it needs one, and no other kind takes one")
+    if (trial.subject is not None) != (trial.kind in ("evaluate", "probe")):
+        faults.append(
+            "a subject is what an evaluate or probe trial looks at: it needs one, and no other kind takes one"
+        )
+    if trial.kind == "probe" and trial.subject is not None and trial.subject.trial is None:
+        faults.append("a probe needs a finished trial as its subject, which says what the trunk was trained on")
     if trial.kind == "datafree" and trial.protocol.optimizer == "dot":
         faults.append("optimizer 'dot' needs a loss on labels beside the distillation, which no data-free method has")
     if faults:
@@ -238,11 +269,21 @@ def peak_memory_mib(device: torch.device) -> float:
 def _setup(trial: Trial, state_root: Path, data_root: Path, device: torch.device, pool_folder: Path) -> Setup:
     images = data.load(trial.data, data_root).to(device)
     info = images.info
-    student = models.build(
-        trial.student, classes=info.classes, channels=info.channels, size=info.size, seed=trial.seed, role="student"
-    )
-    if trial.subject is not None:
-        load_weights(student, trial.subject, state_root)
+    source = None
+    if trial.kind == "probe":
+        from trainers import probe
+
+        source = _source_info(trial, data_root)
+        probed = probe.build(trial.student, source, info.classes, trial.seed)
+        assert trial.subject is not None
+        load_weights(probed.trunk, trial.subject, state_root, data_root)
+        student: Network = probed
+    else:
+        student = models.build(
+            trial.student, classes=info.classes, channels=info.channels, size=info.size, seed=trial.seed, role="student"
+        )
+        if trial.subject is not None:
+            load_weights(student, trial.subject, state_root, data_root)
     teacher = None
     if trial.teacher is not None:
         teacher = models.build(
@@ -253,33 +294,41 @@ def _setup(trial: Trial, state_root: Path, data_root: Path, device: torch.device
             seed=trial.seed,
             role="teacher",
         )
-        load_weights(teacher, trial.teacher, state_root)
+        load_weights(teacher, trial.teacher, state_root, data_root)
         freeze(teacher.to(device))
     config = module(trial.method).Config.model_validate(dict(trial.hparams))
     network = None if trial.teacher is None else trial.teacher.network
     found = methods.faults(trial.method, config, methods.Case(trial.protocol, info, trial.student, network))
     if found:
         raise ConfigError(*found)
-    return Setup(trial, images, student.to(device), teacher, device, pool_folder)
+    return Setup(trial, images, student.to(device), teacher, device, pool_folder, source)
+
+
+def _source_info(trial: Trial, data_root: Path) -> Info:
+    """What a probe's trunk was trained on."""
+    assert trial.subject is not None and trial.subject.trial is not None  # as the trial's own rules say
+    return data.info(trial.subject.trial.data, data_root)
 
 
 def _loops() -> dict[str, tuple[type[Loop], int]]:
     """Loop and arithmetic version of each kind of trial."""
-    from trainers import datafree, distill, evaluate
+    from trainers import datafree, distill, evaluate, probe
 
     return {
         "distill": (distill.DistillLoop, distill.VERSION),
         "datafree": (datafree.DataFreeLoop, datafree.VERSION),
         "evaluate": (evaluate.EvaluateLoop, evaluate.VERSION),
+        "probe": (probe.ProbeLoop, probe.VERSION),
     }
 
 
-def _loop(setup: Setup) -> Loop:
+def make_loop(setup: Setup) -> Loop:
+    """The loop of the trial's kind, before its first epoch."""
     return _loops()[setup.trial.kind][0](setup)  # type: ignore[call-arg]
 
 
-def load_weights(network: Network, upstream: Upstream, state_root: Path) -> None:
-    """Fills `network` with the weights of a finished trial or of an imported file.
+def load_weights(network: Network, upstream: Upstream, state_root: Path, data_root: Path) -> None:
+    """Fills `network` with the weights of a finished trial or of an imported file, which is fetched where it has an address.
 
     Raises:
         TrialError: missing, changed, corrupt, or of another network.
@@ -287,11 +336,9 @@ def load_weights(network: Network, upstream: Upstream, state_root: Path) -> None
     if upstream.trial is not None:
         file = trial_folder(state_root, upstream.name) / "weights.pt"
     else:
-        file = Path(str(upstream.weights))
+        file = weights.find(upstream, data_root)
     if not file.exists():
         raise TrialError(f"weights of {upstream.network} are missing: {file}; run the trial {upstream.name[:12]} first")
-    if upstream.sha256 is not None and checkpoint.file_sha256(file) != upstream.sha256:
-        raise TrialError(f"{file} is not the file the trial names (sha256 {upstream.sha256[:12]}...)")
     content = checkpoint.load(file)
     try:
         network.load_state_dict(content["state"] if upstream.trial is not None else content)
@@ -310,18 +357,15 @@ def _restore(file: Path, loop: Loop, device: torch.device) -> Progress:
         raise TrialError(f"{file} does not fit this trial: {' '.join(str(error).split())[:300]}") from error
 
 
-def _evaluate(setup: Setup, test_teacher: Tensor | None, epoch: int) -> tuple[Row, dict[str, Tensor]]:
-    images = setup.images
-    logits = metrics.predict(setup.student, images.test, images.info)
+def _evaluate(images: DataSet, loop: Loop, test_teacher: Tensor | None, epoch: int) -> tuple[Row, dict[str, Tensor]]:
+    logits = loop.predict(images.test)
     if not logits.isfinite().all():  # the last update can break weights whose own loss was still finite
         raise TrialError(
             f"epoch {epoch}: the student's logits on test are not finite after training; lower the learning rate"
         )
     row, per_sample = metrics.evaluate("test", logits, images.test.labels, test_teacher)
     if images.val is not None:
-        val_row, _ = metrics.evaluate(
-            "val", metrics.predict(setup.student, images.val, images.info), images.val.labels, None
-        )
+        val_row, _ = metrics.evaluate("val", loop.predict(images.val), images.val.labels, None)
         row |= val_row
     return row, per_sample
 

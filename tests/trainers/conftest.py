@@ -10,13 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from trainers import datafree, distill, evaluate
+from trainers import datafree, distill, evaluate, probe
 from trainers.config import DataSpec, Protocol, Trial, Upstream
 from trainers.methods import config_type, module
 from trainers.run import run_trial
 from trainers.train import trial_folder
 
-LOOPS = {"distill": distill.VERSION, "datafree": datafree.VERSION, "evaluate": evaluate.VERSION}
+LOOPS = {
+    "distill": distill.VERSION,
+    "datafree": datafree.VERSION,
+    "evaluate": evaluate.VERSION,
+    "probe": probe.VERSION,
+}
 SMALL_GENERATOR = {"latent_dim": 8, "generator_width": 4, "generator_depth": 1, "student_steps": 2}
 
 
@@ -67,9 +72,16 @@ class Tiny:
         recipe = {"augment": False, "updates_per_epoch": 4, **recipe}
         return self._trial("cudfkd", {**SMALL_GENERATOR, **(hparams or {})}, recipe, trial, with_teacher=True)
 
-    def evaluate(self, subject: Trial, **recipe: Any) -> Trial:
+    def evaluate(
+        self, subject: Trial, method: str = "evaluate", hparams: Mapping[str, Any] | None = None, **recipe: Any
+    ) -> Trial:
         changes = {"subject": Upstream(trial=subject, network=subject.student), "student": subject.student}
-        return self._trial("evaluate", {}, recipe, changes, with_teacher=True)
+        return self._trial(method, hparams or {}, recipe, changes, with_teacher=module(method).NEEDS_TEACHER)
+
+    def probe(self, subject: Trial, *, trial: Mapping[str, Any] | None = None, **recipe: Any) -> Trial:
+        changes = {"subject": Upstream(trial=subject, network=subject.student), "student": subject.student}
+        changes |= {"data": DataSpec(name="digits_turned", train_per_class=8), **(trial or {})}
+        return self._trial("linear_probe", {}, {"augment": False, **recipe}, changes, with_teacher=False)
 
 
 @pytest.fixture(scope="session")

@@ -159,10 +159,10 @@ def test_order_of_names_does_not_matter() -> None:
 def test_imported_weights_count_by_content_not_by_place() -> None:
     at = [
         changed("teacher", value={"weights": path, "sha256": sha, "network": "resnet8"})
-        for path, sha in (("/a", "x"), ("/b", "x"), ("/a", "y"))
+        for path, sha in (("/a", "0" * 8), ("/b", "0" * 8), ("/a", "1" * 8))
     ]
     assert at[0] == at[1] != at[2]
-    assert Upstream(weights="/a", sha256="x", network="n").name == "sha256:x"
+    assert Upstream(weights="/a", sha256="00000000", url="u", network="n").name == "sha256:00000000"
 
 
 def test_threads_and_paths_are_not_part_of_a_trial() -> None:
@@ -189,11 +189,11 @@ def test_threads_and_paths_are_not_part_of_a_trial() -> None:
         (("protocol", "schedule"), "linear", "'cosine', 'step' or 'constant'"),
         (("seed",), -1, "greater than or equal to 0"),
         (("precision",), "fp16", "'fp32' or 'bf16'"),
-        (("kind",), "distil", "'distill', 'datafree' or 'evaluate'"),
+        (("kind",), "distil", "'distill', 'datafree', 'evaluate' or 'probe'"),
         (("teacher",), {"network": "resnet8"}, "either a trial or an imported weights file"),
         (
             ("teacher",),
-            {"network": "r", "trial": TEACHER, "weights": "/a", "sha256": "x"},
+            {"network": "r", "trial": TEACHER, "weights": "/a", "sha256": "0" * 8},
             "either a trial or an imported",
         ),
         (("teacher",), {"network": "resnet8", "weights": "/a"}, "imported weights need their sha256"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainers import metrics
+from trainers.data import Info, Split
 from trainers.metrics import Window, acc_pct, agree1_pct, jsd_nat, loyalties, summarise, windows
 
 P, Q = (0.7, 0.2, 0.1), (0.1, 0.3, 0.6)
@@ -93,6 +94,20 @@ def rows(*accuracies: float) -> list[dict[str, float]]:
         }
         for i, acc in enumerate(accuracies)
     ]
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(8, [1000, 1000, 1]), (112, [1000, 1000, 1]), (224, [250] * 8 + [1])])
+def test_evaluation_takes_all_rows_in_order_and_fewer_large_images_at_once(size: int, sizes: list[int]) -> None:
+    split = Split(torch.zeros(2001, 1), torch.zeros(2001, dtype=torch.int64))
+    info = Info(classes=2, channels=1, size=size, mean=(0.0,), std=(1.0,), crop_padding=0, flip=False)
+    chunks = metrics.evaluation_chunks(split, info)
+    assert [len(chunk) for chunk in chunks] == sizes and torch.equal(torch.cat(chunks), torch.arange(2001))
+
+
+def test_image_as_large_as_a_whole_batch_is_shown_alone() -> None:
+    info = Info(classes=2, channels=1, size=10_000, mean=(0.0,), std=(1.0,), crop_padding=0, flip=False)
+    chunks = metrics.evaluation_chunks(Split(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64)), info)
+    assert [len(chunk) for chunk in chunks] == [1, 1]
 
 
 def test_summary_by_hand() -> None:

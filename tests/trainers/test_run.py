@@ -114,3 +114,32 @@ def test_log_handlers_do_not_pile_up(tiny: Any, root: Path) -> None:
     before = list(logging.getLogger("trainers").handlers)
     list(run_trial(tiny.kd(), root, root))
     assert logging.getLogger("trainers").handlers == before
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(OutOfMemoryError("CUDA out of memory.\nMore of it"), "device_memory"), (MemoryError("no room"), "memory")],
+)
+def test_memory_faults_are_noted_and_leave_the_trial_free(
+    error: Exception, kind: str, tiny: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    trial = tiny.kd()
+    with monkeypatch.context() as patch:
+        patch.setattr(attempts.Attempt, "append", fail)
+        with pytest.raises(type(error)):
+            list(run_trial(trial, root, root))
+    status = read_status(root, trial.digest())
+    fault = attempts.machine_fault(status)
+    assert status.state is State.PARTIAL
+    assert fault is not None
+    assert fault["kind"] == kind
+    assert fault["cause"] in ("CUDA out of memory.", "out of memory: no room")
+    assert [epoch.number for epoch in run_trial(trial, root, root)] == [1, 2]  # epoch 0 was safe in the checkpoint
+    assert attempts.machine_fault(read_status(root, trial.digest())) is None

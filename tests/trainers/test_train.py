@@ -366,14 +366,14 @@ def test_changed_missing_and_dangerous_imports_are_refused(tiny: Any, root: Path
     good = imported(tmp_path, "resnet8")
     file = Path(str(good.weights))
     with pytest.raises(TrialError, match="is not the file the trial names"):
-        load_weights(network, good.model_copy(update={"sha256": "0" * 64}), root)
+        load_weights(network, good.model_copy(update={"sha256": "0" * 64}), root, root)
     with pytest.raises(TrialError, match="weights of resnet8 are missing"):
-        load_weights(network, good.model_copy(update={"weights": str(tmp_path / "none.pt")}), root)
+        load_weights(network, good.model_copy(update={"weights": str(tmp_path / "none.pt")}), root, root)
     torch.save(network, file)
     with pytest.raises(TrialError, match="corrupt or not a checkpoint"):
-        load_weights(network, good.model_copy(update={"sha256": checkpoint.file_sha256(file)}), root)
+        load_weights(network, good.model_copy(update={"sha256": checkpoint.file_sha256(file)}), root, root)
     with pytest.raises(TrialError, match=r"run the trial .* first"):
-        load_weights(network, Upstream(trial=tiny.ce(epochs=9), network="resnet8"), root)
+        load_weights(network, Upstream(trial=tiny.ce(epochs=9), network="resnet8"), root, root)
 
 
 def test_full_disk_fails_the_trial_with_its_cause(tiny: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,8 +425,8 @@ def test_what_cannot_be_run_is_said_before_it_costs_anything(tiny: Any, root: Pa
         (changed(kd, hparams={"temperature": -1}), r"hparams.temperature: .*greater than 0 \(got -1\)"),
         (changed(kd, versions={"method": 99, "loop": 1}), r"resolved for versions .*99.*resolve it again"),
         (changed(kd, method="kdd"), "unknown method 'kdd'"),
-        (changed(kd, subject=kd.teacher), "a subject is what an evaluate trial measures"),
-        (changed(measure, subject=None), "a subject is what an evaluate trial measures"),
+        (changed(kd, subject=kd.teacher), "a subject is what an evaluate or probe trial looks at"),
+        (changed(measure, subject=None), "a subject is what an evaluate or probe trial looks at"),
     ):
         with pytest.raises(ConfigError, match=message):
             require_runnable(trial)

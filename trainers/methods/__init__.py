@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trainers import registry
 from trainers.config import MethodConfig
 from trainers.config import Protocol as Recipe
-from trainers.data import Info
+from trainers.data import DataSet, Info
 from trainers.errors import ConfigError
 from trainers.models import Features, Network
 
@@ -159,8 +159,37 @@ class DistillMethod(ABC):
         """Called after the last update of an epoch; returns scalars to be logged."""
         return {}
 
-    def write_artifacts(self, folder: Path, epoch: int) -> None:
-        """Writes what figures need of epoch `epoch` into `folder`."""
+    def write_artifacts(self, folder: Path, epoch: int, images: DataSet) -> None:
+        """Writes what figures need of epoch `epoch` (from 0, first-stage epochs not counted) into `folder`."""
+        return
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Finished weights that are measured.
+
+    Attributes:
+        network: frozen, in eval mode.
+        images: the data set.
+    """
+
+    network: Network
+    images: DataSet
+
+
+class Measurement:
+    """A method of kind "evaluate": trains nothing. Test accuracy, and agreement where there is a teacher, are measured anyway."""
+
+    def __init__(self, config: Any, subject: Subject) -> None:
+        self.config = config
+        self.subject = subject
+
+    def measure(self) -> dict[str, float]:
+        """Further metrics, by full name."""
+        return {}
+
+    def write_artifacts(self, folder: Path) -> None:
+        """Writes what figures need into `folder`."""
         return
 
 
@@ -266,6 +295,16 @@ def synthesis_images(name: str, config: MethodConfig, protocol: Recipe) -> int:
         return int(count(config, protocol))
     cycles = math.ceil((protocol.updates_per_epoch or 0) / getattr(config, "student_steps", 1))
     return cycles * int(getattr(config, "generator_steps", 1)) * protocol.batch_size
+
+
+def views(name: str, config: MethodConfig) -> str:
+    """What the networks see of one image: a name of `trainers.data._views`, for estimates of cost.
+
+    A method of kind "distill" whose views depend on its hyper-parameters says so in a function of this name in its file.
+    """
+    choose = getattr(module(name), "views", None)
+    found = getattr(module(name).Method, "views", "plain") if choose is None else choose(config)
+    return str(found)
 
 
 def traits(name: str) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainers import artifacts
 from trainers.checkpoint import replace_bytes
+from trainers.data import Split
 from trainers.methods import Batch
 
 Weighting = Literal["none", "preview", "focal", "curriculum"]
@@ -107,8 +108,9 @@ class Preview:
         mean = {"mean_v": float(self.total) / max(self.count, 1)}
         return mean if self.weighting == "focal" else mean | {"lambda": self.threshold}
 
-    def write(self, folder: Path) -> None:
-        """difficulty.json: histogram of g. extremes.json: by class, rows of the training split with their g (Figs. 4 and 7).
+    def write(self, folder: Path, train: Split) -> None:
+        """difficulty.json: histogram of g. extremes.json: by class, rows of the training split with their g (Figs. 4 and 7),
+        and the images themselves, a row for each class, in easiest.png, hardest.png and spread.png.
 
         g is what each image had when this epoch came to it, augmented as it was then; images without one are left out.
         """
@@ -118,7 +120,19 @@ class Preview:
             return
         artifacts.write_histogram(folder / "difficulty.json", scores, "g per training image, CE over the batch's mean")
         content = {str(int(label)): _ranked(seen, scores, labels == label) for label in labels.unique()[:CLASSES_SHOWN]}
-        replace_bytes(folder / "extremes.json", json.dumps({"quantity": "[row, g]", "classes": content}).encode())
+        tile = 0
+        for name in ("easiest", "hardest", "spread"):
+            shown = torch.cat([_pictures([row for row, _ in each[name]], train) for each in content.values()])
+            tile = artifacts.write_grid(folder / f"{name}.png", shown, columns=IMAGES_SHOWN)
+        extremes = {"quantity": "[row, g]", "columns": IMAGES_SHOWN, "tile": tile, "border": 1, "classes": content}
+        replace_bytes(folder / "extremes.json", json.dumps(extremes).encode())
+
+
+def _pictures(rows: list[int], train: Split) -> Tensor:
+    """`IMAGES_SHOWN` images in [0, 1], unaugmented; what is left over is white."""
+    chunk = torch.tensor(rows, device=train.labels.device)
+    images = torch.cat(list(train.batches([chunk]))).float().cpu() / 255
+    return torch.cat([images, torch.ones(IMAGES_SHOWN - len(rows), *images.shape[1:])])
 
 
 def _ranked(rows: Tensor, scores: Tensor, chosen: Tensor) -> dict[str, list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainers.config import MethodConfig
+from trainers.methods import Measurement
 
 KIND = "evaluate"
 VERSION = 1
@@ -11,3 +12,7 @@ NEEDS_TEACHER = True
 
 class Config(MethodConfig):
     """A measurement has no hyper-parameters."""
+
+
+class Method(Measurement):
+    """Agreement with the teacher is what every trial with a teacher records."""

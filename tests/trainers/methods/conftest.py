@@ -66,7 +66,7 @@ def distilling(tmp_path: Path) -> Callable[..., Distilling]:
             versions={"method": 1, "loop": 1},
             data=DataSpec(name="digits"),
             student=student,
-            teacher=Upstream(weights="/t", sha256="t", network=teacher),
+            teacher=Upstream(weights="/t", sha256="0" * 8, network=teacher),
             protocol=Protocol(name="p", source="test", epochs=2, batch_size=16, lr=0.05),
             seed=0,
         )

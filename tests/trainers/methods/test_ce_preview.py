@@ -1,4 +1,4 @@
-"""Cross-entropy under the preview strategy."""
+"""Cross-entropy whose samples are weighted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from trainers.methods import module
 from trainers.methods._preview import difficulty, preview_weight, threshold
 from trainers.methods.ce import ce_loss
-from trainers.methods.ce_preview import Config, ce_preview_loss
+from trainers.methods.ce_preview import PRESETS, Config, ce_preview_loss
 
 
 def test_value_by_hand() -> None:
@@ -52,7 +52,23 @@ def test_needs_no_teacher_and_logs_its_weights(distilling: Callable[..., Any], t
     assert float(method.terms(batch)["ce"].detach()) == pytest.approx(float(expected.detach()))
 
 
+def test_focal_weights_are_those_of_the_probabilities(distilling: Callable[..., Any]) -> None:
+    loop, method, batch = distilling("ce_preview", {"weighting": "focal", "gamma": 3.0})
+    row = loop.run_epoch(1)
+    assert 0 < row["train/mean_v"] < 1
+    assert "train/lambda" not in row
+    p = batch.student_logits.softmax(dim=1).gather(1, batch.labels[:, None])[:, 0]
+    expected = (-p.log() * (1 - p) ** 3).mean()
+    assert float(method.terms(batch)["ce"].detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
 def test_defaults_are_the_reference_s_and_bounded() -> None:
-    assert Config().model_dump() == {"eps": 0.005}
-    with pytest.raises(ValidationError):
-        Config(eps=-0.1)
+    assert Config().model_dump() == {"weighting": "preview", "eps": 0.005, "gamma": 2.0}
+    for wrong in ({"eps": -0.1}, {"gamma": 0.0}, {"weighting": "curriculum"}):
+        with pytest.raises(ValidationError):
+            Config.model_validate(wrong)
+
+
+def test_weighting_is_told_apart_and_preview_keeps_its_older_digest() -> None:
+    assert Config(gamma=3.0).active() == {"eps": 0.005}
+    assert Config.model_validate({**PRESETS["focal"], "eps": 0.01}).active() == {"weighting": "focal", "gamma": 2.0}

@@ -28,7 +28,7 @@ from trainers.methods import config_type, freeze, module, presets
 from trainers.train import Setup
 
 METHODS = registry.names("methods")
-TRAINED = [name for name in METHODS if module(name).KIND != "evaluate"]
+TRAINED = [name for name in METHODS if module(name).KIND not in ("evaluate", "probe")]
 GENERATOR = {"latent_dim": 8, "generator_width": 4, "generator_depth": 1, "student_steps": 1}
 SMALL: dict[str, dict[str, Any]] = {
     "cudfkd": GENERATOR,
@@ -106,7 +106,7 @@ def trial_of(name: str, hparams: dict[str, Any]) -> Trial:
         versions={"method": file.VERSION, "loop": 1},
         data=DataSpec(name="digits"),
         student="resnet8",
-        teacher=Upstream(weights="/t", sha256="t", network="resnet8") if file.NEEDS_TEACHER else None,
+        teacher=Upstream(weights="/t", sha256="0" * 8, network="resnet8") if file.NEEDS_TEACHER else None,
         protocol=Protocol.model_validate(recipe),
         seed=0,
     )
@@ -217,12 +217,12 @@ def inactive_cases(name: str) -> list[MethodConfig]:
 @pytest.mark.parametrize("name", METHODS)
 def test_file_has_what_a_method_needs(name: str) -> None:
     file = module(name)
-    assert file.KIND in ("distill", "datafree", "evaluate")
+    assert file.KIND in ("distill", "datafree", "evaluate", "probe")
     assert isinstance(file.VERSION, int)
     assert file.VERSION >= 1
     assert issubclass(file.Config, MethodConfig)
     assert (file.__doc__ or "").strip()
-    assert file.KIND == "evaluate" or hasattr(file, "Method")
+    assert file.KIND == "probe" or hasattr(file, "Method")
     for preset, fields in presets(name).items():
         file.Config.model_validate(dict(fields)), preset
 
@@ -313,7 +313,7 @@ def test_gradient_reaches_the_student_and_never_the_teacher(name: str) -> None:
     loop = loop_of(name, adversarial(name))
     teacher = loop.setup.teacher
     before, teacher_before = bits(loop.student), None if teacher is None else bits(teacher)
-    loop.run_epoch(getattr(loop, "before", 0))  # a first stage need not train the student
+    loop.run_epoch(loop.first_epochs)  # a first stage need not train the student
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in loop.student.parameters())
     after = bits(loop.student)
     assert all(after[key] != before[key] for key in after)  # BatchNorm statistics and counts too
@@ -411,7 +411,7 @@ def test_arithmetic_is_the_recorded_one() -> None:
     record = recorder()
     now = record.current()
     assert set(now) == {f"methods/{name}.py" for name in METHODS} | {
-        f"loops/{name}.py" for name in ("distill", "datafree", "evaluate")
+        f"loops/{name}.py" for name in ("distill", "datafree", "evaluate", "probe")
     }
     faults = record.faults(record.read(), now)
     assert not faults, "\n".join(faults)

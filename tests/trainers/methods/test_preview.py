@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from trainers.data import Split
 from trainers.methods import Batch, Output
 from trainers.methods._preview import (
     Preview,
@@ -116,7 +118,8 @@ def test_artifacts_rank_the_images_of_each_class(tmp_path: Path) -> None:
     preview = Preview("preview", 0.005, 2.0, labels)
     order = torch.randperm(39, generator=torch.Generator().manual_seed(1))  # row 39 is not seen
     preview.weigh(batch_of(logits[order], labels[order], order))
-    preview.write(tmp_path)
+    images = (torch.arange(40) * 6).to(torch.uint8).view(40, 1, 1, 1).expand(40, 1, 8, 8)  # its row is an image's grey
+    preview.write(tmp_path, Split(images, labels))
     scores = difficulty(logits[:39], labels[:39])
     histogram = json.loads((tmp_path / "difficulty.json").read_text())
     assert histogram["n"] == 39
@@ -132,6 +135,27 @@ def test_artifacts_rank_the_images_of_each_class(tmp_path: Path) -> None:
         assert lists["easiest"][0][1] == pytest.approx(float(scores[rows[0]]), abs=1e-5)
 
 
+@pytest.mark.parametrize("seen", [39, 14])
+def test_pictures_are_the_ranked_images_a_row_for_each_class(tmp_path: Path, seen: int) -> None:
+    logits, _ = sample(40, 3)
+    labels = torch.arange(40) % 3
+    preview = Preview("preview", 0.005, 2.0, labels)
+    preview.weigh(batch_of(logits[:seen], labels[:seen], torch.arange(seen)))
+    images = (torch.arange(40) * 6).to(torch.uint8).view(40, 1, 1, 1).expand(40, 1, 8, 8)
+    preview.write(tmp_path, Split(images, labels))
+    content = json.loads((tmp_path / "extremes.json").read_text())
+    tile, columns = content["tile"], content["columns"]
+    assert (tile, columns, content["border"]) == (66, 8, 1)  # 8 pixels enlarged 8 times
+    for name in ("easiest", "hardest", "spread"):
+        picture = Image.open(tmp_path / f"{name}.png")
+        assert picture.size == (columns * tile, 3 * tile)
+        for line, lists in enumerate(content["classes"].values()):
+            greys = [picture.getpixel((column * tile + 33, line * tile + 33)) for column in range(columns)]
+            rows = [row for row, _ in lists[name]]
+            assert greys == [6 * row for row in rows] + [255] * (columns - len(rows))
+
+
 def test_nothing_seen_writes_nothing(tmp_path: Path) -> None:
-    Preview("preview", 0.005, 2.0, torch.zeros(4, dtype=torch.long)).write(tmp_path)
+    split = Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
+    Preview("preview", 0.005, 2.0, torch.zeros(4, dtype=torch.long)).write(tmp_path, split)
     assert list(tmp_path.iterdir()) == []

@@ -168,7 +168,7 @@ def test_terms_are_weighted_and_look_at_their_views(distilling: Callable[..., An
 def test_without_self_supervision_there_is_no_first_stage(distilling: Callable[..., Any]) -> None:
     for fields, views in (({"ss_weight": 0.0}, "rotations"), ({"ss_weight": 0.0, "tf_weight": 0.0}, "plain")):
         loop, method, _ = distilling("sskd", fields)
-        assert loop.before == 0
+        assert loop.first_epochs == 0
         assert len(method.modules) == 0
         assert method.views == views
 
