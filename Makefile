@@ -12,11 +12,11 @@ demo: $(STAMP)
 
 ## linters, types, import contracts and the tests that need no server
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not system and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not system and not gpu and not latex"
 
-## tests that start servers, browsers or many processes
+## tests that start servers, browsers or many processes, or compile LaTeX
 test-system: $(STAMP) system-packages
-	$(BIN)/python -m pytest -m system
+	$(BIN)/python -m pytest -m "system or latex"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -31,10 +31,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-## Chromium and its driver, for the tests that look at pages as a person does
+## Chromium and its driver, for the tests that look at pages as a person does; pdfLaTeX with booktabs and siunitx, and pdftotext, for the tables
 system-packages:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q chromium chromium-driver; }
+	@command -v pdftotext >/dev/null && kpsewhich booktabs.sty siunitx.sty hyperref.sty >/dev/null || \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+	    texlive-latex-base texlive-latex-recommended texlive-science poppler-utils; }
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -17,5 +17,9 @@ class StoreError(AnalysisError):
     """The MLflow store cannot be read, or does not hold what was asked for."""
 
 
+class NeverSwept(StoreError):
+    """The store has no plan of the experiment at this profile: nothing is wrong, nothing was started."""
+
+
 class ReportError(AnalysisError):
     """An experiment that cannot be shown as its file says."""

@@ -50,6 +50,11 @@ class Grid:
         metrics: names without selection, as in the file or as asked for.
         comparable: whether printed values belong beside ours: only at the paper's own scale.
         origin: where printed values come from; "" without any.
+        margin: metric -> difference from the printed value that still counts as reproduced.
+        digits: metric -> decimals, where the file says so.
+        compared: axis whose labels compete for best and second; "" where nothing is ranked.
+        unranked: labels of that axis that take no part.
+        variants: groups of its labels that are one method.
         remarks: sentences for below a table.
         frame: one row for each cell, seed and metric: the axes as ordered categoricals, then `COLUMNS`; where a
             metric needs them also `curve`, the (epoch, value) pairs, and `snapshot`, what was kept of one epoch.
@@ -68,6 +73,11 @@ class Grid:
     over_seeds: stats.Mode
     comparable: bool
     origin: str
+    margin: Mapping[str, float]
+    digits: Mapping[str, int]
+    compared: str
+    unranked: tuple[str, ...]
+    variants: tuple[tuple[str, ...], ...]
     remarks: tuple[str, ...]
     frame: pd.DataFrame
 
@@ -76,7 +86,8 @@ class Grid:
         """One row for each cell and metric, in the order of the file: labels by axis, `metric`, and the columns below.
 
         `value`, `std` (NaN where there is none), `n` of `seeds`; `state` done (all seeds), incomplete (some), hole
-        (none), absent or reported; `note`, why seeds are missing; `printed`, `printed_std`, `printed_n`, `origin`, the
+        (none), absent or reported; `note`, why seeds are missing; `links`, (seed, address of the run) of those that
+        went in; `printed`, `printed_std`, `printed_n`, `origin`, the
         paper's, NaN unless comparable.
         """
         return list(fold(self))
@@ -93,6 +104,7 @@ class Grid:
             values = [c["value"] for c in self.cells if c["metric"] == name and math.isfinite(c["value"])]
             largest = max(values, default=None)
         found = names.metric(name, largest)
+        found = replace(found, digits=self.digits.get(name, self.digits.get(names.bare(name), found.digits)))
         chosen = name if name.startswith(("best/", "last/")) else names.result_name(name, self.select)
         if self.ambiguous(name) and chosen.startswith(("best/", "last/")):
             return replace(found, label=f"{chosen.split('/')[0].capitalize()} {found.label}")
@@ -122,11 +134,10 @@ class Grid:
     @property
     def epoch(self) -> str:
         """Which epoch the values belong to, for captions."""
-        if self.kind == "epochs" and len({name.split("/")[0] for name in self.metrics}) > 1:
-            return "best and last epoch, per metric"
-        if self.kind == "histogram":
-            return "mean over test images, last recorded epoch"
-        return "mean over generated images" if self.kind == "density" else self.select
+        if self.kind == "epochs":
+            chosen = {name.split("/")[0] for name in self.metrics} & {"best", "last"}
+            return "best and last epoch, per metric" if len(chosen) > 1 else (*chosen, "last")[0]
+        return snapshots.SAID[self.kind] if "snapshot" in self.frame else self.select
 
     @property
     def holes(self) -> pd.DataFrame:
@@ -163,11 +174,11 @@ def load(
     rows = list(cell_rows(experiment, planned, runs, shown, select))
     check_metrics(rows, runs, select, experiment)
     history.attach(rows, runs, store, report.kind, report.over_seeds)
-    attach_snapshots(rows, runs, store, report)
+    snapshots.attach(rows, runs, store, report)
     comparable = bool(sweep.plan["scale"]["comparable"])
     said = remarks(experiment, profile, sweep.plan, comparable)
     said += history.remarks(rows, report.kind, report.over_seeds)
-    said += snapshot_remarks(rows, report, comparable, experiment.name)
+    said += snapshots.remarks(rows, report, comparable, experiment.name)
     axes = {axis.name: kept_labels(experiment, axis.name) for axis in experiment.file.axes}
     return Grid(
         name=experiment.name,
@@ -183,6 +194,11 @@ def load(
         over_seeds=report.over_seeds,
         comparable=comparable,
         origin=report.reference.origin if report.reference else "",
+        margin=report.margin,
+        digits=report.digits,
+        compared=report.compared or (report.rows if report.kind == "table" else ""),
+        unranked=report.unranked,
+        variants=report.variants,
         remarks=tuple(said),
         frame=tidy(rows, axes, report),
     )
@@ -192,9 +208,9 @@ def what(
     report: Report, metrics: Sequence[str], select: Literal["last", "best"] | None
 ) -> tuple[tuple[str, ...], Literal["last", "best"]]:
     """The metrics and the epoch that are shown: those asked for, else what the kind of report is about."""
-    if report.kind == "density":
-        return tuple(dict.fromkeys(metrics)) or snapshots.density_names(report), "last"
-    if report.kind == "histogram":
+    if report.kind in snapshots.SEVERAL_EPOCHS:
+        return snapshots.shown(metrics, report), select or "last"
+    if report.kind in snapshots.SAID:
         return tuple(dict.fromkeys(metrics or report.metrics)), select or "last"
     shown = list(dict.fromkeys(metrics or report.metrics))
     if report.kind == "epochs":
@@ -273,46 +289,6 @@ def tidy(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[str]], r
         frame[name] = pd.Categorical(frame[name], categories=list(labels), ordered=True)
     frame["reference_std"] = frame["reference_std"].astype(float)
     return frame
-
-
-def attach_snapshots(rows: Sequence[dict[str, Any]], runs: Mapping[str, Run], store: Store, report: Report) -> None:
-    """Adds `snapshot`, what a finished run kept of one epoch; its mean is the value."""
-    for row in rows:
-        row["snapshot"] = None
-        run = runs.get(row["digest"])
-        if snapshots.wanted(row["metric"], report) is None or row["note"] or run is None:
-            continue
-        found = snapshots.read(store, run, row["metric"], report)
-        if isinstance(found, str):
-            row["note"] = found
-        else:
-            row |= {"snapshot": found, "value": found.histogram.mean}
-
-
-def snapshot_remarks(rows: Sequence[Mapping[str, Any]], report: Report, comparable: bool, place: str) -> list[str]:
-    """Which epochs stand for those the paper counts.
-
-    Raises:
-        ReportError: runs at the paper's scale that are not as long as the report says.
-    """
-    if report.kind != "density" or report.total_epochs is None:
-        return []
-    found = {(row["metric"], row["snapshot"].epoch, row["snapshot"].total) for row in rows if row["snapshot"]}
-    lengths = sorted({total for _, _, total in found})
-    if comparable and lengths and lengths != [report.total_epochs]:
-        shown = ", ".join(map(str, lengths))
-        raise ReportError(
-            f"{place}: report.total_epochs is {report.total_epochs}, but runs at the paper's scale have {shown}; correct it"
-        )
-    said = []
-    for metric, epoch, total in sorted(found):
-        asked = names.EPOCH.match(metric)
-        if asked is not None and (int(asked[1]), report.total_epochs) != (epoch, total):
-            said.append(
-                f"Epoch {asked[1]} of the paper's {report.total_epochs} is epoch {epoch} of {total} here, the recorded "
-                "one nearest to the same share."
-            )
-    return said
 
 
 def planned_trials(plan: Mapping[str, Any], name: str) -> dict[tuple[tuple[str, str], ...], dict[int, str]]:
@@ -454,6 +430,7 @@ def fold(grid: Grid) -> Iterator[dict[str, Any]]:
             "seeds": len(records),
             "state": state,
             "note": note_of(records),
+            "links": tuple((str(record["seed"]), record["link"]) for record in present),
             "printed": theirs["reference"],
             "printed_std": theirs["reference_std"],
             "printed_n": theirs["reference_n"],
@@ -476,7 +453,7 @@ def fold_seeds(present: Sequence[Mapping[Any, Any]], mode: stats.Mode, metric: s
     return stats.largest(values) if names.bare(metric) == names.PEAK_MEMORY else stats.mean_std(values)
 
 
-def snapshots_of(grid: Grid, record: Mapping[str, Any]) -> list[Snapshot]:
+def snapshots_of(grid: Grid, record: Mapping[str, Any]) -> list[Snapshot[Any]]:
     """What the finished seeds of a cell kept, in the order of the seeds."""
     return [snapshot for snapshot in seeds_of(grid, record)["snapshot"] if snapshot is not None]
 

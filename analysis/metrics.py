@@ -27,7 +27,21 @@ PRINTED_UNITS = {"": 1.0, "%": 1.0, "G": 1024.0, "h": 3600.0}
 """Unit column of a reference file -> how many of our unit it is; the papers' G is read as GiB, they do not say which."""
 
 PEAK_MEMORY = "train/peak_memory_mib"
-DIFFICULTY = "train/difficulty"
+IMAGES = {
+    "train/easiest": "easiest images",
+    "train/hardest": "hardest images",
+    "train/spread": "from easy to hard",
+}
+"""What trials keep images of: how the sort is called."""
+AT_EPOCH = {
+    "train/difficulty": ("Difficulty v·l", "nats"),
+    "train/easiest": ("g of the easiest images", ""),
+    "train/hardest": ("g of the hardest images", ""),
+    "train/spread": ("g of evenly spread images", ""),
+}
+"""What trials keep of each image of one epoch: label and unit."""
+KEPT = {"test/embedding": "silhouette", "classifier/centres": "mean_cosine"}
+"""What trials keep of the last epoch only: the quantity that its one number is."""
 QUANTITIES = {
     "acc1_pct": ("Acc@1", "%", 2),
     "acc5_pct": ("Acc@5", "%", 2),
@@ -35,10 +49,23 @@ QUANTITIES = {
     "loyalty": ("Loyalty", "", 4),
     "loyalty_nat": ("Loyalty (nats)", "", 4),
     "loyalty_code": ("Loyalty (code)", "", 4),
+    "silhouette": ("Silhouette", "", 4),
+    "mean_cosine": ("Mean cosine", "", 4),
+    "mean_v": ("Mean weight v", "", 4),
 }
-COSTS = {"time/train_s": "Training time", "time/total_s": "Total time", PEAK_MEMORY: "Peak memory"}
+SPLITS = {"mean_cosine": "classifier", "mean_v": "train"}
+"""Where a quantity is measured without that being said, if not on `test`."""
+FLOPS = "cost/flops"
+COSTS = {
+    "time/train_s": "Training time",
+    "time/total_s": "Total time",
+    PEAK_MEMORY: "Peak memory",
+    FLOPS: "Training operations",
+}
 TIMES = ((7200.0, "h", 3600.0, 2), (120.0, "min", 60.0, 2), (0.0, "s", 1.0, 1))
 """The largest time shown, in seconds, from which on a unit is used; its name, its seconds, its decimals."""
+OPERATIONS = ((1e15, "PFLOP", 1e15, 2), (1e12, "TFLOP", 1e12, 2), (0.0, "GFLOP", 1e9, 2))
+"""Likewise for floating-point operations."""
 WINDOWED = re.compile(r"stats/(?P<window>from|inner|all)/(?P<metric>.+)_(?P<statistic>mean|var|std)")
 WINDOWS = {"from": "", "inner": " (inner)", "all": " (all epochs)"}
 STATISTICS = {"mean": ("μ", 1), "var": ("σ²", 2), "std": ("σ", 1)}
@@ -83,23 +110,26 @@ def metric(name: str, largest: float | None = None) -> Metric:
     """How the metric `name` is shown; unknown quantities keep their name, their unit comes from its ending.
 
     Args:
-        largest: the largest value shown, which chooses the unit of a time; None for hours.
+        largest: the largest value shown, which chooses the unit of a time or of operations; None for hours and PFLOP.
     """
     plain = bare(name)
     if plain in COSTS:
         return cost(name, largest)
-    if plain == DIFFICULTY:
+    if plain in AT_EPOCH:
         at = EPOCH.match(name)
         when = f"epoch {at[1]}" if at else "the last epoch"
-        return Metric(name, f"Difficulty v·l at {when}", "nats", 4)
+        label, unit = AT_EPOCH[plain]
+        return Metric(name, f"{label} at {when}", unit, 4)
     windowed = WINDOWED.fullmatch(name)
     if windowed is not None:
         return statistic(name, windowed)
     split, _, quantity = plain.rpartition("/")
+    quantity = KEPT.get(plain, quantity)
     lower = quantity.startswith("loss")
     if quantity in QUANTITIES:
         label, unit, digits = QUANTITIES[quantity]
-        return Metric(name, label if split in ("", "test") else f"{split} {label}", unit, digits)
+        known = split in ("", SPLITS.get(quantity, "test"))
+        return Metric(name, label if known else f"{split} {label}", unit, digits)
     for ending in sorted(UNITS, key=len, reverse=True):
         if quantity.endswith(ending):
             unit, digits = UNITS[ending]
@@ -114,11 +144,12 @@ def bare(name: str) -> str:
 
 
 def cost(name: str, largest: float | None) -> Metric:
-    """Time in hours, minutes or seconds, memory in GiB."""
+    """Time in hours, minutes or seconds, memory in GiB, floating-point operations in 10^15, 10^12 or 10^9."""
     if bare(name) == PEAK_MEMORY:
         return Metric(name, COSTS[PEAK_MEMORY], "GiB", 2, True, 1 / 1024)
-    _, unit, seconds, digits = next(each for each in TIMES if largest is None or largest >= each[0])
-    return Metric(name, COSTS[bare(name)], unit, digits, True, 1 / seconds)
+    units = OPERATIONS if bare(name) == FLOPS else TIMES
+    _, unit, size, digits = next(each for each in units if largest is None or largest >= each[0])
+    return Metric(name, COSTS[bare(name)], unit, digits, True, 1 / size)
 
 
 def statistic(name: str, found: re.Match[str]) -> Metric:
@@ -133,9 +164,9 @@ def statistic(name: str, found: re.Match[str]) -> Metric:
 def result_name(name: str, select: str) -> str:
     """Name of the result that holds the selected epoch's value: `best/test/acc1_pct`.
 
-    A result's own name stays, and so does that of what is measured in training: its last value counts.
+    A result's own name stays, and so does that of what is measured in training or of weights: its last value counts.
     """
-    own = name.startswith((*SELECTIONS, "train/", "time/")) or EPOCH.match(name)
+    own = name.startswith((*SELECTIONS, "train/", "time/", "classifier/")) or EPOCH.match(name)
     return name if own else f"{select}/{name}"
 
 

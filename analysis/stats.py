@@ -114,6 +114,112 @@ def windows_of(values: Sequence[float], mean: float, var: float, tolerance: floa
     return {(int(b), int(e)) for b, e in zip(begin[fits], end[fits], strict=True)}
 
 
+# --- ours against a printed value ------------------------------------------------------------------------------------
+
+Alternative = Literal["two-sided", "less", "greater"]
+
+
+def has_spread(theirs: Summary) -> bool:
+    """Whether a printed value comes with a std over runs, so that Welch's test applies; else it is taken as exact."""
+    return theirs.std is not None and theirs.n > 1
+
+
+def testable(ours: Sequence[float], theirs: Summary) -> bool:
+    """Whether a t test exists: two seeds at least, a printed value, and a spread on one side.
+
+    Equal seeds have std 0, which says nothing about other seeds: against an exact value every t would be infinite.
+    """
+    mine = mean_std(ours)
+    spread = (mine.std or 0.0) > 0 or (has_spread(theirs) and (theirs.std or 0.0) > 0)
+    return mine.n > 1 and math.isfinite(theirs.value) and spread
+
+
+def p_value(ours: Sequence[float], theirs: Summary, shift: float, alternative: Alternative) -> float:
+    """p of the t test of H0: mean(ours) - theirs = shift; Welch's where the printed value has a spread, else one-sample.
+
+    Args:
+        ours: one value for each seed; NaN and infinite ones are left out.
+        shift: in the values' unit.
+
+    Returns:
+        In [0, 1]; NaN where `testable` is false.
+    """
+    from scipy import stats as scipy_stats  # takes half a second, which only verdicts are worth
+
+    if not testable(ours, theirs):
+        return math.nan
+    if has_spread(theirs):
+        mine = mean_std(ours)
+        found = scipy_stats.ttest_ind_from_stats(
+            mine.value,
+            mine.std,
+            mine.n,
+            theirs.value + shift,
+            theirs.std,
+            theirs.n,
+            equal_var=False,
+            alternative=alternative,
+        )
+    else:
+        finite = [value for value in ours if math.isfinite(value)]
+        found = scipy_stats.ttest_1samp(finite, theirs.value + shift, alternative=alternative)
+    return float(found.pvalue)
+
+
+def equivalence(ours: Sequence[float], theirs: Summary, margin: float) -> float:
+    """p of two one-sided t tests (TOST, Schuirmann 1987) of H0: |mean(ours) - theirs| >= margin.
+
+    p = max(p of H0: difference = -margin against greater, p of H0: difference = +margin against less); NaN where
+    `testable` is false.
+    """
+    return max(p_value(ours, theirs, -margin, "greater"), p_value(ours, theirs, margin, "less"))
+
+
+def excess(ours: Sequence[float], theirs: Summary, margin: float = 0.0) -> float:
+    """p of the t test of H0: |mean(ours) - theirs| <= margin; with margin 0 the usual two-sided test.
+
+    p <= alpha says that the (1 - alpha) confidence interval of the difference lies wholly beyond the margin. NaN where
+    `testable` is false.
+    """
+    sides = (p_value(ours, theirs, margin, "greater"), p_value(ours, theirs, -margin, "less"))
+    return min(1.0, 2 * min(sides)) if testable(ours, theirs) else math.nan
+
+
+def interval(ours: Sequence[float], theirs: Summary, level: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of mean(ours) - theirs by Student's t, Welch's where the printed value has a spread.
+
+    Returns:
+        Low and high; NaN where `testable` is false.
+    """
+    from scipy import stats as scipy_stats
+
+    if not testable(ours, theirs):
+        return math.nan, math.nan
+    mine = mean_std(ours)
+    parts = [((mine.std or 0.0) ** 2 / mine.n, mine.n - 1)]
+    if has_spread(theirs):
+        parts.append(((theirs.std or 0.0) ** 2 / theirs.n, theirs.n - 1))
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / each for part, each in parts)  # Welch-Satterthwaite; n - 1 for one sample
+    low, high = scipy_stats.t.interval(level, freedom, loc=mine.value - theirs.value, scale=math.sqrt(variance))
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted for being tested together (Holm 1979): sorted, p'_k = max over j <= k of min(1, (m - j + 1) p_j).
+
+    Args:
+        p_values: in [0, 1]; NaN is no test, stays NaN and does not count in m.
+    """
+    order = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    adjusted = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, (p, i) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[i] = largest
+    return adjusted
+
+
 def statistic(mode: Mode, select: str, counts: Sequence[int]) -> str:
     """What the shown number is, for a caption: `best over epochs, per metric; mean ± sample std, n = 3`."""
     epoch = {"best": "best over epochs, per metric", "last": "last epoch"}.get(select, select)

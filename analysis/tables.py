@@ -1,266 +1,250 @@
-"""Tables as Markdown, LaTeX (booktabs) and CSV: a grid in, text out."""
+"""Tables: a grid in, text by cell out; `analysis.formats` writes it."""
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import math
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from analysis import metrics as names
 from analysis import stats
+from analysis.errors import ReportError
+from analysis.formats.csv import csv_text
+from analysis.formats.html import html
+from analysis.formats.latex import latex
+from analysis.formats.markdown import markdown
 from analysis.grid import Grid
+from analysis.layout import PLAIN, Block, Entry, Mark, Style, Table
 from analysis.metrics import HOLE
+from sweeps.spec import unknown
+
+__all__ = ["PLAIN", "Block", "Entry", "Style", "Table", "csv_text", "html", "latex", "markdown"]
+__all__ += ["FORMATS", "marks", "rank", "rows", "table", "without_nan"]
+
+FORMATS = {"md": markdown, "latex": latex, "html": html}
+"""Name of a format -> what writes a table in it; CSV is made from `rows`."""
+Key = tuple[str, ...]
+"""A cell's labels in the order of the axes, and its metric."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One cell of a table as text: value, spread, printed value, number of its note; "" and 0 where there is none."""
+def table(grid: Grid, baseline: str = "") -> Table:
+    """With columns, one block for each panel and metric; without, one for each panel with a column for each metric.
 
-    value: str
-    spread: str = ""
-    printed: str = ""
-    note: int = 0
+    Args:
+        baseline: label of the compared axis; each value then has its difference to that label's in parentheses, in
+            place of the printed value. "" for none.
 
-
-@dataclass(frozen=True)
-class Block:
-    """Rows under one heading; all blocks of a table have the same header."""
-
-    title: str
-    rows: Sequence[tuple[str, Sequence[Entry]]]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table before it is written in some format.
-
-    Attributes:
-        corner: heading of the column with the row labels.
-        notes: numbered from 1, as `Entry.note` refers to them.
-        remarks: sentences without a number.
-        words: whether its entries are words, which stand to the left, not numbers.
+    Raises:
+        ReportError: a baseline that is no such label, or that nothing is compared with.
     """
-
-    title: str
-    caption: str
-    corner: str
-    header: Sequence[str]
-    blocks: Sequence[Block]
-    notes: Sequence[str]
-    remarks: Sequence[str]
-    words: bool = False
-
-
-def table(grid: Grid) -> Table:
-    """With columns, one block for each panel and metric; without, one for each panel with a column for each metric."""
     notes: dict[str, int] = {}
-    place = [name for name in (grid.panels, grid.rows, grid.columns) if name is not None]
-    by_key = {(*(record[name] for name in place), record["metric"]): record for record in grid.cells}
-    panels: Sequence[str | None] = grid.axes[grid.panels] if grid.panels else [None]
+    marked = marks(grid)
+    changes = differences(grid, baseline)
+    by_key = {key(grid, record): entry(record, grid, notes, marked, changes, bool(baseline)) for record in grid.cells}
     beside = grid.columns is None and grid.comparable and bool(grid.origin)
     blocks = []
+    panels: Sequence[str | None] = grid.axes[grid.panels] if grid.panels else [None]
     if grid.columns is None:
         titles = [grid.metric(name).title for name in grid.metrics]
         header = [text for title in titles for text in ([title, grid.origin] if beside else [title])]
         for panel in panels:
             rows = []
             for label in grid.axes[grid.rows]:
-                entries = [entry(by_key[(*known(panel), label, name)], grid, notes) for name in grid.metrics]
+                entries = [by_key[place(grid, panel, label, None, name)] for name in grid.metrics]
                 rows.append((label, spread_out(entries) if beside else entries))
             blocks.append(Block(panel or "", rows))
     else:
         header = list(grid.axes[grid.columns])
         for panel, name in itertools.product(panels, grid.metrics):
-            rows = []
-            for label in grid.axes[grid.rows]:
-                rows.append(
-                    (label, [entry(by_key[(*known(panel), label, column, name)], grid, notes) for column in header])
-                )
+            rows = [
+                (label, [by_key[place(grid, panel, label, column, name)] for column in header])
+                for label in grid.axes[grid.rows]
+            ]
             title = grid.metric(name).title
             blocks.append(Block(f"{title}, {panel}" if panel else title, rows))
     corner = grid.rows if grid.columns is None else f"{grid.rows} \\ {grid.columns}"
+    return Table(
+        grid.title,
+        caption(grid, baseline),
+        corner,
+        header,
+        blocks,
+        list(notes),
+        [*grid.remarks, *rank_remarks(grid, bool(marked))],
+        name=grid.name,
+        marked=("row" if grid.compared == grid.columns else "column") if marked else "",
+        unranked=[label for label in grid.unranked if label in grid.axes[grid.compared]] if marked else (),
+    )
+
+
+def caption(grid: Grid, baseline: str) -> str:
     statistic = stats.statistic(grid.over_seeds, grid.epoch, [int(record["n"]) for record in grid.cells])
-    caption = f"{grid.name}, profile {grid.profile}: {statistic}."
+    said = f"{grid.name}, profile {grid.profile}: {statistic}."
+    if baseline:
+        return f"{said} In parentheses: difference to {baseline}."
     if grid.comparable and grid.origin and grid.columns is not None:
         source = "printed value" if grid.origin == "printed" else f"value from the {grid.origin}"
-        caption += f" In parentheses: {source}."
-    return Table(grid.title, caption, corner, header, blocks, list(notes), grid.remarks)
+        said += f" In parentheses: {source}."
+    return said
 
 
-def known(panel: str | None) -> tuple[str, ...]:
-    return () if panel is None else (panel,)
+def key(grid: Grid, record: Mapping[Any, Any]) -> Key:
+    return (*(str(record[axis]) for axis in grid.axes), record["metric"])
 
 
-def entry(record: Mapping[Any, Any], grid: Grid, notes: dict[str, int]) -> Entry:
-    """One cell's text; its note gets a number, the same for the same words."""
+def place(grid: Grid, panel: str | None, row: str, column: str | None, metric: str) -> Key:
+    """The key of the cell that stands there."""
+    labels = {grid.panels: panel, grid.columns: column, grid.rows: row}
+    return (*(str(labels[axis]) for axis in grid.axes), metric)
+
+
+def entry(
+    record: Mapping[Any, Any],
+    grid: Grid,
+    notes: dict[str, int],
+    marked: Mapping[Key, Mark],
+    changes: Mapping[Key, str],
+    baseline: bool,
+) -> Entry:
+    """One cell's text; its note gets a number, the same for the same words.
+
+    A cell that only the paper has is shown as the paper's number, and its note says so, where no column of printed
+    values stands beside.
+    """
     metric = grid.metric(record["metric"])
-    number = notes.setdefault(record["note"], len(notes) + 1) if record["note"] else 0
     numbers = {name: float(record[name]) for name in ("value", "std", "printed", "printed_std")}
     shown = {name: "" if math.isnan(number) else metric.text(number) for name, number in numbers.items()}
     printed = " ± ".join(text for text in (shown["printed"], shown["printed_std"]) if text)
-    return Entry(shown["value"] or HOLE, shown["std"], printed, number)
+    change = changes.get(key(grid, record), "")
+    if record["state"] == "reported" and shown["printed"] and grid.columns is not None:
+        source = "printed value" if record["origin"] == "printed" else f"value from the {record['origin']}"
+        number = numbered(f"{source}, not ours: {record['note']}", notes)
+        return Entry(shown["printed"], shown["printed_std"], note=number, change=change)
+    return Entry(
+        shown["value"] or HOLE,
+        shown["std"],
+        "" if baseline and grid.columns is not None else printed,
+        numbered(record["note"], notes),
+        marked.get(key(grid, record), ""),
+        change,
+        record["links"],
+    )
+
+
+def numbered(note: str, notes: dict[str, int]) -> int:
+    return notes.setdefault(note, len(notes) + 1) if note else 0
 
 
 def spread_out(entries: Iterable[Entry]) -> list[Entry]:
     """Printed values in columns of their own."""
-    return [part for e in entries for part in (Entry(e.value, e.spread, "", e.note), Entry(e.printed or HOLE))]
+    ours = [Entry(e.value, e.spread, "", e.note, e.mark, e.change, e.links) for e in entries]
+    return [part for e, mine in zip(entries, ours, strict=True) for part in (mine, Entry(e.printed or HOLE))]
 
 
-# --- formats ---------------------------------------------------------------------------------------------------------
+# --- best and second -------------------------------------------------------------------------------------------------
 
 
-def markdown(table: Table) -> str:
-    """GitHub's Markdown, columns padded so that it also reads well in a terminal."""
-    parts = [f"**{md(table.title)}**", md(table.caption)]
-    for block in table.blocks:
-        if block.title:
-            parts.append(md(block.title))
-        rows = [[md(table.corner), *map(md, table.header)]]
-        rows += [[md(label), *(md_entry(entry) for entry in entries)] for label, entries in block.rows]
-        widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
-        lines = [md_row(row, widths, table.words) for row in rows]
-        end = "-" if table.words else ":"
-        rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + end for width in widths[1:])]) + "|"
-        parts.append("\n".join([lines[0], rule, *lines[1:]]))
-    if table.notes:
-        parts.append("  \n".join(f"[{number}] {md(note)}" for number, note in enumerate(table.notes, 1)))
-    parts += [md(remark) for remark in table.remarks]
-    return "\n\n".join(parts) + "\n"
+def marks(grid: Grid) -> dict[Key, Mark]:
+    """Best and second of each group of our values that differ only in the compared axis.
+
+    Values of the paper do not compete, nor do unranked labels.
+    """
+    found: dict[Key, Mark] = {}
+    for name, records in compared(grid).items():
+        metric = grid.metric(name[-1])
+        numbers = {
+            str(record[grid.compared]): float(metric.text(record["value"]))
+            for record in records
+            if not math.isnan(record["value"]) and record[grid.compared] not in grid.unranked
+        }
+        by_label = rank(numbers, metric.lower_is_better, grid.variants)
+        found |= {key(grid, r): by_label[label] for r in records if (label := str(r[grid.compared])) in by_label}
+    return found
 
 
-def md_row(texts: Sequence[str], widths: Sequence[int], words: bool = False) -> str:
-    """One line, the label to the left and numbers to the right."""
-    place = str.ljust if words else str.rjust
-    padded = [
-        texts[0].ljust(widths[0]),
-        *(place(text, width) for text, width in zip(texts[1:], widths[1:], strict=True)),
-    ]
-    return f"| {' | '.join(padded)} |"
+def compared(grid: Grid) -> dict[Key, list[Mapping[Any, Any]]]:
+    """The cells by what they have in common when they compete: all labels but the compared one, and the metric."""
+    groups: dict[Key, list[Mapping[Any, Any]]] = {}
+    for record in grid.cells if grid.compared else ():
+        common = (*(str(record[axis]) for axis in grid.axes if axis != grid.compared), record["metric"])
+        groups.setdefault(common, []).append(record)
+    return groups
 
 
-def md_entry(entry: Entry) -> str:
-    text = entry.value
-    if entry.spread:
-        text += f" ± {entry.spread}"
-    if entry.printed:
-        text += f" ({entry.printed})"
-    return f"{text} [{entry.note}]" if entry.note else text
+def rank(
+    numbers: Mapping[str, float], lower_is_better: bool, variants: Sequence[Sequence[str]] = ()
+) -> dict[str, Mark]:
+    """Labels that are best or second; nothing where fewer than two compete.
+
+    Equal numbers share a mark. Second is the next number, of a label that is no variant of a best one; where all are
+    equal there is none.
+
+    Args:
+        numbers: as printed, so that what looks equal is equal.
+        variants: groups of labels that are one method.
+    """
+    if len(numbers) < 2:
+        return {}
+    top = min if lower_is_better else max
+    best = {label for label, number in numbers.items() if number == top(numbers.values())}
+    family = best.union(*(group for group in variants if best & set(group)))
+    others = {label: number for label, number in numbers.items() if label not in family}
+    second = {label for label, number in others.items() if number == top(others.values())}
+    return {label: "best" if label in best else "second" for label in numbers if label in best | second}
 
 
-def md(text: str) -> str:
-    """Text that Markdown shows as it is; underscores inside words need no escape."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    text = re.sub(r"([|*\[\]])", r"\\\1", text)
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+def rank_remarks(grid: Grid, marked: bool) -> list[str]:
+    """Which metrics are better when they are lower."""
+    lower = [grid.metric(name).label for name in grid.metrics if grid.metric(name).lower_is_better]
+    return [f"Lower is better: {', '.join(lower)}."] if marked and lower else []
 
 
-WIDE = 6
-"""Columns that fit into one column of a page; a wider table takes both, in small type."""
+def differences(grid: Grid, baseline: str) -> dict[Key, str]:
+    """Each value's signed difference to the baseline's, of the numbers as shown, so that a reader who subtracts agrees.
+
+    The paper's numbers are compared with the paper's baseline, ours with ours. Unranked labels have none.
+
+    Raises:
+        ReportError: see `table`.
+    """
+    if not baseline:
+        return {}
+    if not grid.compared:
+        raise ReportError(
+            f"{grid.name}: kind {grid.kind!r} compares no rows; name the axis in report.compared, or leave out --arrows"
+        )
+    known = [label for label in grid.axes[grid.compared]]
+    if baseline not in known:
+        raise ReportError(f"{grid.name}: --arrows: {unknown(f'label of axis {grid.compared}', baseline, known)}")
+    found = {}
+    for name, records in compared(grid).items():
+        metric = grid.metric(name[-1])
+        base = next(record for record in records if record[grid.compared] == baseline)
+        for record in records:
+            column = "printed" if record["state"] == "reported" else "value"
+            label = record[grid.compared]
+            if label != baseline and label not in grid.unranked and not math.isnan(record[column] - base[column]):
+                change = float(metric.text(record[column])) - float(metric.text(base[column]))
+                text = f"{change:+.{metric.digits}f}"
+                found[key(grid, record)] = text if float(text) else text[1:]
+    return found
 
 
-def latex(table: Table) -> str:
-    """A `table` environment with booktabs rules, for `\\input`."""
-    columns = 1 + len(table.header)
-    wide = columns > WIDE
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        "\\begin{table*}" if wide else "\\begin{table}",
-        "\\centering",
-        *(["\\footnotesize", "\\setlength{\\tabcolsep}{3pt}"] if wide else []),
-        f"\\caption{{{tex(table.title)}. {tex(table.caption)}}}",
-        f"\\begin{{tabular}}{{l{('l' if table.words else 'r') * (columns - 1)}}}",
-        "\\toprule",
-        " & ".join(tex(text) for text in (table.corner, *table.header)) + " \\\\",
-    ]
-    for block in table.blocks:
-        lines.append("\\midrule")
-        if block.title:
-            lines += [f"\\multicolumn{{{columns}}}{{l}}{{\\emph{{{tex(block.title)}}}}} \\\\"]
-        lines += [
-            " & ".join([tex(label), *(tex_entry(entry) for entry in entries)]) + " \\\\"
-            for label, entries in block.rows
-        ]
-    lines += ["\\bottomrule", "\\end{tabular}"]
-    below = [f"$^{{{number}}}$ {tex(note)}" for number, note in enumerate(table.notes, 1)]
-    below += [tex(remark) for remark in table.remarks]
-    if below:
-        lines += [
-            "",
-            "\\smallskip",
-            "\\begin{minipage}{\\linewidth}\\footnotesize",
-            " \\\\\n".join(below),
-            "\\end{minipage}",
-        ]
-    return "\n".join([*lines, "\\end{table*}" if wide else "\\end{table}"]) + "\n"
-
-
-def tex_entry(entry: Entry) -> str:
-    text = tex(entry.value)
-    if entry.spread:
-        text += f" $\\pm$ {entry.spread}"
-    if entry.printed:
-        text += f" ({tex(entry.printed)})"
-    return f"{text}$^{{{entry.note}}}$" if entry.note else text
-
-
-TEX = (
-    {
-        "\\": "\\textbackslash{}",
-        "{": "\\{",
-        "}": "\\}",
-        "$": "\\$",
-        "&": "\\&",
-        "#": "\\#",
-        "%": "\\%",
-        "_": "\\_",
-        "^": "\\textasciicircum{}",
-        "~": "\\textasciitilde{}",
-        "<": "\\textless{}",
-        ">": "\\textgreater{}",
-        "|": "\\textbar{}",
-        '"': "''",
-        "[": "{[}",  # after a row's end it would open an optional argument
-        "]": "{]}",
-        "±": "$\\pm$",
-        "\N{EN DASH}": "--",
-        "—": "---",
-        "\N{MULTIPLICATION SIGN}": "$\\times$",
-        "²": "$^2$",
-        "·": "$\\cdot$",
-        "→": "$\\rightarrow$",
-        "↑": "$\\uparrow$",
-        "↓": "$\\downarrow$",
-    }
-    | {letter: f"$\\{unicodedata.name(letter).split()[-1].lower()}$" for letter in "αβγδεζηθικμνξπρστυφχψω"}
-    | {"λ": "$\\lambda$"}
-)
-
-
-def tex(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return "".join(TEX.get(character, character) for character in " ".join(text.split()))
+# --- for machines ----------------------------------------------------------------------------------------------------
 
 
 def rows(grid: Grid) -> list[dict[str, Any]]:
     """One flat row for each cell and metric, numbers unrounded, None where there is none."""
-    return [without_nan(cell) | {"metric": names.result_name(cell["metric"], grid.select)} for cell in grid.cells]
+    marked = marks(grid)
+    return [
+        without_nan(cell)
+        | {"metric": names.result_name(cell["metric"], grid.select), "mark": marked.get(key(grid, cell), "")}
+        | {"links": " ".join(link for _, link in cell["links"])}
+        for cell in grid.cells
+    ]
 
 
 def without_nan(row: Mapping[Any, Any]) -> dict[str, Any]:
     """JSON and CSV have no NaN."""
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Long CSV: one line for each cell and metric, numbers unrounded, empty where there is none."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()

@@ -13,22 +13,31 @@ from analysis.grid import Grid
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "pdf")
+    from analysis.searches import SearchResult
+
+SEARCH = "search"
+FORMATS = ("png", "pdf", "svg")
 
 
 def kinds() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def draw(grid: Grid) -> Figure:
-    """The figure of the grid's kind.
+def kind_of(result: Grid | SearchResult) -> str:
+    """The file that draws a result: a search has one, whatever its report's kind."""
+    return result.kind if isinstance(result, Grid) else SEARCH
+
+
+def draw(result: Grid | SearchResult) -> Figure:
+    """The figure of a search, or of the grid's kind.
 
     Raises:
         ReportError: a kind that nothing draws.
     """
-    if grid.kind not in kinds():
-        raise ReportError(f"{grid.name}: no figure for report.kind = {grid.kind!r}; drawn are {', '.join(kinds())}")
-    figure: Figure = importlib.import_module(f"{__name__}.{grid.kind}").draw(grid)
+    kind = kind_of(result)
+    if kind not in kinds():
+        raise ReportError(f"{result.name}: no figure for report.kind = {kind!r}; drawn are {', '.join(kinds())}")
+    figure: Figure = importlib.import_module(f"{__name__}.{kind}").draw(result)
     return figure
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import metrics as names
+from analysis.errors import ReportError
 from analysis.figures import _style
 from analysis.grid import Grid
 
@@ -15,6 +18,8 @@ Records = list[dict[str, Any]]
 Plot = Callable[[Axes, Grid, Records, str], None]
 
 ROW_IN = 1.2
+NOTE_CHARACTERS, NOTE_LINES = 24, 6
+"""Of a reason why an axes is empty; as many as the narrowest of two across a column takes."""
 CHARACTERS_IN = 19
 """Of a legend's text that fit into an inch, with what an entry's handle takes."""
 
@@ -45,6 +50,35 @@ def draw(grid: Grid, plot: Plot, *, row_in: float = ROW_IN, metrics: Sequence[st
         figure.align_ylabels()
         legend(figure, [each for row in axes for each in row], grid, width_in)
     return figure
+
+
+def hole(axes: Axes, note: str) -> None:
+    """An empty axes with the reason, cut to a few lines."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_facecolor(_style.GAP_COLOUR)
+    text = textwrap.fill(_style.plain(note or "no result"), NOTE_CHARACTERS, max_lines=NOTE_LINES, placeholder=" ...")
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=_style.PRINTED["color"])
+
+
+def kept(grid: Grid, noun: str) -> str:
+    """The first of the grid's metrics that trials keep more of than a number.
+
+    Raises:
+        ReportError: there is none.
+    """
+    for name in grid.metrics if "snapshot" in grid.frame else ():
+        if names.bare(name) in names.KEPT:
+            return name
+    shown = ", ".join(grid.metrics)
+    raise ReportError(f"{grid.name}: no {noun} are kept of {shown}; leave --metric out for the file's own")
+
+
+def arrangement(count: int) -> tuple[int, float]:
+    """How many of `count` panels are side by side, and the figure's width in inches."""
+    if count <= 4:
+        return min(count, 2), _style.COLUMN_IN
+    return (3 if count in (5, 6, 9) else 4), _style.PAGE_IN
 
 
 def leftmost(axes: Axes) -> bool:

@@ -23,10 +23,17 @@ PAGE_IN = 7.16
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, fit for every common colour blindness; without its yellow, too light on white."""
 MARKERS = "osD^vP*"
+TEN_COLOURS = (
+    "#3F90DA", "#FFA90E", "#BD1F01", "#94A4A2", "#832DB6", "#A96B59", "#E76300", "#B9AC70", "#717581", "#92DADD",
+)  # fmt: skip
+"""Petroff's ten (2021, arXiv 2107.02270), chosen to differ also for colour-blind readers."""
+TEN_MARKERS = "osD^vP*Xp<"
+"""Beside their colours, so that classes differ in grey as well."""
 LINES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 1.5)))
 """Line styles; with the colours, which are one of two more, neighbours differ in both and 35 lines in one."""
 PRINTED = {"color": "#595959", "linestyle": "--", "marker": "x", "markersize": 3.5, "linewidth": 0.9}
 COLOUR_MAP = "cividis"
+DARKER_IS_LARGER = "Blues"
 GAP_COLOUR = "#EDEDED"
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
@@ -49,10 +56,12 @@ STYLE: dict[str, Any] = {
     "savefig.dpi": 300,
     "pdf.fonttype": 42,  # journals refuse the default, type 3
     "pdf.compression": 6,
+    "svg.hashsalt": "analysis",  # else the names inside are random
 }
 METADATA: Mapping[str, Mapping[str, str | None]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
 }
 GREEK = (
     "alpha",

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.errors import ReportError
 from analysis.figures import _style
 from analysis.grid import Grid, snapshots_of
-from analysis.snapshots import Snapshot
+from analysis.snapshots import Histogram, Snapshot
 
 BLOCK_IN = 3.0
 LEGEND_IN = 0.25
@@ -44,31 +44,25 @@ def draw(grid: Grid) -> Figure:
             records = [next(r for r in grid.block(m, panel) if r[grid.rows] == label) for m in grid.metrics]
             for k, record in enumerate(records):
                 found = snapshots_of(grid, record)
-                place_text = epoch_text(found[0]) if found else "no result"
+                place_text = found[0].epoch_text if found else "no result"
                 picture(pictures[k], found[0] if found else None, place_text)
                 if found:
-                    density(left, found[0], k, f"{place_text}, mean {found[0].histogram.mean:.3f}")
+                    density(left, found[0], k, f"{place_text}, mean {found[0].content.mean:.3f}")
             finish(left, _style.plain(title))
     return figure
 
 
-def epoch_text(snapshot: Snapshot) -> str:
-    """Which epoch it is, for a title and a legend; epochs are counted from 0."""
-    last = ", the last" if snapshot.epoch == snapshot.total - 1 else f" of {snapshot.total}"
-    return f"epoch {snapshot.epoch}{last}"
-
-
-def density(axes: Axes, snapshot: Snapshot, k: int, text: str) -> None:
+def density(axes: Axes, snapshot: Snapshot[Histogram], k: int, text: str) -> None:
     """Shares per bin width: the area under each line is the share of images within the bins, all of them as a rule."""
-    edges = np.array(snapshot.histogram.edges)
-    width = max((edges[-1] - edges[0]) / len(snapshot.histogram.counts), 1e-9)
+    edges = np.array(snapshot.content.edges)
+    width = max((edges[-1] - edges[0]) / len(snapshot.content.counts), 1e-9)
     edges = edges[0] + width * np.arange(len(edges))  # as written they are rounded
-    heights = np.array(snapshot.histogram.counts) / max(snapshot.histogram.n, 1) / width
+    heights = np.array(snapshot.content.counts) / max(snapshot.content.n, 1) / width
     style = _style.line(k)
     steps = np.where(heights > 0, heights, np.nan)  # an empty bin is a gap, not a line down to the logarithm of 0
     axes.stairs(steps, edges, baseline=None, label=text, linewidth=1.1, **style)
     axes.stairs(heights, edges, fill=True, color=_style.COLOURS[k], alpha=0.15)
-    axes.axvline(snapshot.histogram.mean, linewidth=0.8, **style)
+    axes.axvline(snapshot.content.mean, linewidth=0.8, **style)
 
 
 def finish(axes: Axes, title: str) -> None:
@@ -92,7 +86,7 @@ def finish(axes: Axes, title: str) -> None:
     )
 
 
-def picture(axes: Axes, snapshot: Snapshot | None, title: str) -> None:
+def picture(axes: Axes, snapshot: Snapshot[Any] | None, title: str) -> None:
     """Sample images as they were written, pixel by pixel."""
     axes.set_title(title)
     axes.set_xticks([])

@@ -39,7 +39,7 @@ def histogram(axes: Axes, grid: Grid, records: list[dict[str, Any]], name: str) 
     missing = []
     for k, label in enumerate(grid.axes[grid.rows]):
         (record,) = (r for r in records if r[grid.rows] == label)
-        found = [snapshot.histogram for snapshot in snapshots_of(grid, record)]
+        found = [snapshot.content for snapshot in snapshots_of(grid, record)]
         style = _style.line(k)
         if not found:
             missing += [label] if record["state"] not in NOT_RUN else []

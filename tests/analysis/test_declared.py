@@ -122,7 +122,7 @@ def test_table_of_words_has_no_figure(bench: Any, capsys: pytest.CaptureFixture[
     name = swept(bench)
     assert cli.main(["figure", name, "--profile", "demo"]) == 2
     assert "error: tiny/grid: a table of words has no figure; `paper table tiny/grid" in capsys.readouterr().err
-    assert len(cli.outputs(name, "demo", bench.settings, bench.folder).files) == 3
+    assert len(cli.outputs(name, "demo", bench.settings, bench.folder).files) == 4
 
 
 def test_column_that_no_cell_declares_is_an_error(bench: Any) -> None:

@@ -24,6 +24,13 @@ from analysis.errors import ReportError
         ("train/peak_memory_mib", "Peak memory (GiB)", "0.09"),
         ("epoch10/train/difficulty", "Difficulty v·l at epoch 10 (nats)", "93.4560"),
         ("last/train/difficulty", "Difficulty v·l at the last epoch (nats)", "93.4560"),
+        ("epoch50/train/easiest", "g of the easiest images at epoch 50", "93.4560"),
+        ("last/train/spread", "g of evenly spread images at the last epoch", "93.4560"),
+        ("test/embedding", "Silhouette", "93.4560"),
+        ("best/test/silhouette", "Silhouette", "93.4560"),
+        ("classifier/centres", "Mean cosine", "93.4560"),
+        ("classifier/mean_cosine", "Mean cosine", "93.4560"),
+        ("train/mean_v", "Mean weight v", "93.4560"),
     ],
 )
 def test_title_and_digits(name: str, title: str, text: str) -> None:
@@ -54,6 +61,8 @@ def test_costs_and_variances_are_better_when_lower(name: str) -> None:
 def test_what_is_measured_in_training_has_one_value_a_run() -> None:
     assert metrics.result_name("train/peak_memory_mib", "best") == "train/peak_memory_mib"
     assert metrics.result_name("time/train_s", "last") == "time/train_s"
+    assert metrics.result_name("classifier/mean_cosine", "best") == "classifier/mean_cosine"
+    assert metrics.result_name("test/silhouette", "best") == "best/test/silhouette"
     assert metrics.result_name("epoch10/train/difficulty", "last") == "epoch10/train/difficulty"
 
 

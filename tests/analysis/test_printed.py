@@ -1,8 +1,9 @@
-"""Printed values found by labels, for every file of the CuDFKD figures."""
+"""Printed values found by labels, for every file of both papers."""
 
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ def test_every_reference_file_is_tested_here() -> None:
     found = sorted(path.name for path in printed.folder().glob("cudfkd_*.csv"))
     figures = [f"cudfkd_fig{n}.csv" for n in (10, 4, 6, 7, 8, 9)]
     assert found == [*figures, *(f"cudfkd_table{n}.csv" for n in (1, 2, 3, 4, 5))]
+    theirs = sorted(path.name for path in printed.folder().glob("pckd_*.csv"))
+    assert theirs == [f"pckd_table{n}.csv" for n in range(1, 10)]
 
 
 def test_fig9_maps_every_row_of_its_file() -> None:
@@ -82,7 +85,7 @@ def test_reference_overrides_the_label_and_two_labels_may_share_a_value(bench: A
 
 
 def test_missing_file_names_the_known_ones(bench: Any) -> None:
-    with pytest.raises(ReportError, match=r"no file 'cudfkd_fig99.csv'; known: cudfkd_fig10.csv, "):
+    with pytest.raises(ReportError, match=r"no file 'cudfkd_fig99.csv'; known: .*cudfkd_fig10.csv, "):
         load(bench, bench.axis("row", ["a"]), ONE.format(file="cudfkd_fig99.csv"))
 
 
@@ -161,3 +164,63 @@ def test_table_1_maps_every_word(bench: Any) -> None:
     words = printed.load_words(experiment)
     assert len(words) == 12
     assert words[printed.key_of(experiment, {"row": "DAFL"}, "Target")] == "Data Prior"
+
+
+PCKD_VALUES = {1: 156, 2: 125, 5: 18, 6: 16, 7: 12, 8: 27, 9: 16}
+"""Table -> printed numbers in its file."""
+PCKD_OURS = {"SSKD w/o KD", "ReviewKD (weight 30)", "ResNet32x4 / ResNet8x4, with KD"}
+"""Labels that the paper does not print."""
+
+
+@pytest.mark.parametrize(("number", "count"), list(PCKD_VALUES.items()))
+def test_every_number_that_pckd_prints_reaches_exactly_one_cell(number: int, count: int) -> None:
+    experiment = spec.load(f"pckd/table{number}")
+    values = printed.load(experiment)
+    with (printed.folder() / f"pckd_table{number}.csv").open(encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(values) == sum(bool(row["value"]) for row in rows) == count
+    assert sum(sum(runs) for runs in values.values()) == pytest.approx(
+        sum(float(row["value"]) for row in rows if row["value"])
+    )
+    shown = [cell for cell in experiment.cells if cell.status != "absent"]
+    reached = Counter(printed.key_of(experiment, cell.labels, "test/acc1_pct") for cell in shown)
+    assert all(reached[key] == 1 for key in values)
+    bare = [cell for cell in shown if printed.key_of(experiment, cell.labels, "test/acc1_pct") not in values]
+    lost = {"L_CE", "L_CE + Preview"} if number == 7 else set()
+    for cell in bare:  # trained, with nothing printed beside it
+        assert set(cell.labels.values()) & PCKD_OURS or (
+            cell.labels["method"] in lost and "WRN-16-2" in cell.labels.values()
+        )
+    not_printed = {row["note"] for row in rows if not row["value"]}
+    assert not_printed == {1: {"NA"}, 2: {"NA"}, 7: {"LOST"}}.get(number, set())
+
+
+@pytest.mark.parametrize("number", list(PCKD_VALUES))
+def test_rows_and_columns_of_pckd_are_in_the_printed_order(number: int) -> None:
+    experiment = spec.load(f"pckd/table{number}")
+    reference = experiment.file.report.reference
+    assert reference is not None
+    rows = printed.labelled_rows(experiment, reference)
+    for position, name in enumerate(reference.axes):
+        theirs = list(dict.fromkeys(labels[position] for labels, _ in rows))
+        axis = next(axis for axis in experiment.file.axes if axis.name == name)
+        assert [value.reference or value.label for value in axis.values if value.label not in PCKD_OURS] == theirs
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "value"),
+    [
+        ("table1", {"method": "Teacher", "pair": "ResNet32x4 / ResNet8x4"}, 79.42),
+        ("table1", {"method": "LSKD", "pair": "ResNet110 / ResNet20"}, 71.38),
+        ("table1", {"method": "PCKD (w/o L_KD)", "pair": "ResNet32x4 / ResNet8x4"}, 76.89),
+        ("table2", {"method": "PCKD", "pair": "ResNet32x4 / ShuffleNetV2"}, 79.61),
+        ("table5", {"method": "L_PCKD", "pair": "ResNet110 / ResNet20"}, 72.55),
+        ("table6", {"method": "none", "pair": "WRN-40-2 / WRN-16-2"}, 73.71),
+        ("table7", {"method": "L_CE + Preview", "student": "ShuffleNetV2"}, 72.38),
+        ("table8", {"method": "L_KD* + L_CKD*", "pair": "WRN-40-2 / ShuffleNetV1"}, 77.41),
+        ("table9", {"pair": "ResNet32x4 / ResNet8x4", "method": "PCKD"}, 76.89),
+    ],
+)
+def test_value_that_pckd_prints_for_a_cell(name: str, labels: dict[str, str], value: float) -> None:
+    experiment = spec.load(f"pckd/{name}")
+    assert printed.load(experiment)[printed.key_of(experiment, labels, "test/acc1_pct")] == [value]

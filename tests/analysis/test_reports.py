@@ -10,6 +10,8 @@ from sweeps import spec
 from sweeps.errors import SpecError
 
 DENSITY: dict[str, Any] = {"kind": "density", "metrics": ["train/difficulty"]}
+IMAGES: dict[str, Any] = {"kind": "images", "metrics": ["train/easiest", "train/hardest"]}
+SEARCH = '\n[search]\ntrials = 1\nspace = [ { path = "hparams.alpha", low = 0.0, high = 1.0 } ]\n'
 
 
 def faults(bench: Any, **options: Any) -> list[str]:
@@ -29,6 +31,11 @@ def faults(bench: Any, **options: Any) -> list[str]:
         DENSITY | {"report": 'epochs = [10, "last"]\ntotal_epochs = 300'},
         DENSITY | {"report": "epochs = [0, 299]\ntotal_epochs = 300"},
         {"kind": "declared", "metrics": ["Target", "Student"]},
+        IMAGES | {"report": "epochs = [50]\ntotal_epochs = 240"},
+        {"kind": "images", "metrics": ["train/spread"], "report": 'epochs = ["last"]'},
+        {"kind": "scatter", "metrics": ["test/embedding"]},
+        {"kind": "matrix", "metrics": ["classifier/centres"]},
+        {"kind": "scatter", "axes": "", "more": SEARCH},
         {"metrics": ["stats/from/test/acc1_pct_mean", "train/peak_memory_mib"], "over_seeds": "mean_curve"},
     ],
 )
@@ -65,7 +72,41 @@ def test_kinds_that_are_whole_have_no_faults(bench: Any, options: dict[str, Any]
         ),
         (
             {"kind": "bars", "report": "total_epochs = 300"},
-            "report.total_epochs: only kind 'density' has it, not 'bars'",
+            "report.total_epochs: only kinds 'density' and 'images' have it, not 'bars'",
+        ),
+        (
+            {"kind": "scatter", "metrics": ["test/embedding"], "report": 'epochs = ["last"]'},
+            "report.epochs: only kinds 'density' and 'images' have it, not 'scatter'",
+        ),
+        (
+            {"kind": "scatter", "metrics": ["test/silhouette"]},
+            "report.metrics: kind 'scatter' shows one of test/embedding (got ['test/silhouette'])",
+        ),
+        (
+            {"kind": "matrix"},
+            "report.metrics: kind 'matrix' shows one of classifier/centres (got ['test/acc1_pct'])",
+        ),
+        (
+            {"kind": "images", "metrics": ["train/easiest", "train/worst"], "report": 'epochs = ["last"]'},
+            "report.metrics: kind 'images' shows some of train/easiest, train/hardest, train/spread "
+            "(got ['train/easiest', 'train/worst'])",
+        ),
+        (
+            {"kind": "images", "metrics": ["train/easiest", "train/easiest"], "report": 'epochs = ["last"]'},
+            "report.metrics: one is repeated (got ['train/easiest', 'train/easiest'])",
+        ),
+        (IMAGES, 'report.epochs: needs one epoch, e.g. [50] or ["last"] (got [])'),
+        (
+            IMAGES | {"report": 'epochs = [50, "last"]\ntotal_epochs = 240'},
+            "report.epochs: needs one epoch, e.g. [50] or [\"last\"] (got [50, 'last'])",
+        ),
+        (
+            IMAGES | {"report": "epochs = [50]"},
+            "report.total_epochs: is missing; epochs [50] are counted in it",
+        ),
+        (
+            IMAGES | {"report": "epochs = [240]\ntotal_epochs = 240"},
+            "report.epochs: 240 is not among the epochs 0 to 239",
         ),
     ],
 )
@@ -78,11 +119,21 @@ def test_unknown_word_among_the_epochs_is_a_fault(bench: Any) -> None:
     assert any(fault.startswith("report.epochs") and "'first'" in fault for fault in found)
 
 
-@pytest.mark.parametrize("kind", ["histogram", "epochs", "density", "declared"])
+@pytest.mark.parametrize("kind", ["histogram", "epochs", "density"])
 def test_kinds_without_columns_refuse_them(bench: Any, kind: str) -> None:
     axes = bench.axis("row", ["a"]) + bench.axis("col", ["b"])
     found = faults(bench, axes=axes, kind=kind, report='columns = "col"')
     assert f"report.columns: kind {kind!r} has none (got 'col'); use rows and panels" in found
+
+
+@pytest.mark.parametrize("kind", ["images", "scatter", "matrix", "declared"])
+def test_kinds_with_rows_only_refuse_columns_and_panels(bench: Any, kind: str) -> None:
+    axes = bench.axis("row", ["a"]) + bench.axis("col", ["b"]) + bench.axis("pair", ["c"])
+    found = faults(bench, axes=axes, kind=kind, report='columns = "col"\npanels = "pair"')
+    assert found[:2] == [
+        f"report.columns: kind {kind!r} has none (got 'col'); use rows",
+        f"report.panels: kind {kind!r} has none (got 'pair'); use rows",
+    ]
 
 
 def test_left_out_metrics_must_be_the_reports(bench: Any) -> None:
@@ -109,3 +160,33 @@ def test_cell_of_which_a_metric_is_left_out_is_trained(bench: Any) -> None:
     more += '\n[[absent]]\nmatch = { row = "b" }\nreason = "y"\n'
     cells = spec.load(bench.write(bench.axis("row", ["a", "b"]), more=more)).cells
     assert [(cell.status, cell.reason) for cell in cells] == [("run", ""), ("absent", "y")]
+
+
+def test_what_is_said_of_digits_and_of_a_ranking_must_be_shown(bench: Any) -> None:
+    axes = bench.axis("row", ["a", "b"]) + bench.axis("col", ["c"])
+    good = 'columns = "col"\ndigits = { "test/acc1_pct" = 1 }\nunranked = ["a"]\nvariants = [["a", "b"]]\n'
+    assert faults(bench, axes=axes, report=good) == []
+    assert faults(bench, axes=axes, report='columns = "col"\ncompared = "col"\nunranked = ["c"]', kind="heatmap") == []
+    bad = 'columns = "col"\ndigits = { "test/acc1" = 1 }\nunranked = ["A", "b", "b"]\nvariants = [["a", "x"]]\n'
+    assert faults(bench, axes=axes, report=bad) == [
+        "report.digits: unknown metric of report.metrics 'test/acc1'; did you mean 'test/acc1_pct'? known: test/acc1_pct",
+        "report.unranked: unknown label of axis row 'A'; known: a, b",
+        "report.unranked: 'b' occurs 2 times; once is allowed",
+        "report.variants: unknown label of axis row 'x'; known: a, b",
+    ]
+
+
+def test_only_axes_beside_and_above_compete_and_only_tables_do_so_by_themselves(bench: Any) -> None:
+    axes = bench.axis("row", ["a"]) + bench.axis("col", ["c"]) + bench.axis("pair", ["p"])
+    report = 'columns = "col"\npanels = "pair"\n'
+    assert faults(bench, axes=axes, report=report + 'compared = "pair"\n') == [
+        "report.compared: unknown axis of rows or columns 'pair'; known: row, col"
+    ]
+    assert faults(bench, axes=axes, kind="heatmap", report=report + 'unranked = ["a"]\n') == [
+        "report.unranked: kind 'heatmap' ranks nothing; name the axis in report.compared"
+    ]
+
+
+def test_digits_are_whole_and_few(bench: Any) -> None:
+    (fault,) = faults(bench, report='digits = { "test/acc1_pct" = 11 }')
+    assert fault.startswith("report.digits.test/acc1_pct: ") and fault.endswith("(got 11)")

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from analysis import diff, grid, runs, tables
+from analysis.errors import ReportError
+from analysis.formats._tex import tex
+from analysis.layout import Style
 from sweeps import spec
 
 NOTEBOOK = '[report.reference]\nfile = "cudfkd_fig8.csv"\norigin = "authors\' notebook"\naxes = { row = "{x}" }\n'
@@ -27,7 +30,7 @@ def square(bench: Any, **options: Any) -> str:
     more = '\n[[absent]]\nmatch = { row = "r2", col = "c1" }\nreason = "needs equal widths"\n'
     name: str = bench.write(axes, report='columns = "col"', more=more, **options)
     bench.plan(name)
-    bench.trial(bench.digest("demo", "row=r1 col=c1", 0), {"best/test/acc1_pct": 93.456})
+    bench.run = bench.trial(bench.digest("demo", "row=r1 col=c1", 0), {"best/test/acc1_pct": 93.456})
     bench.trial(bench.digest("demo", "row=r1 col=c2", 0), state="failed", error="loss is NaN")
     return name
 
@@ -64,6 +67,8 @@ def test_latex_of_a_grid_with_holes(bench: Any) -> None:
 \begin{table}
 \centering
 \caption{Small grid. tiny/grid, profile demo: best over epochs, per metric; one seed.}
+\label{tab:tiny-grid}
+\smallskip
 \begin{tabular}{lrr}
 \toprule
 row \textbackslash{} col & c1 & c2 \\
@@ -89,10 +94,13 @@ Profile demo has another scale than the paper (data cifar100 -\textgreater{} dig
 def test_csv_is_long_and_unrounded(bench: Any) -> None:
     text = tables.csv_text(tables.rows(load(bench, square(bench))))
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert text.splitlines()[0] == "row,col,metric,value,std,n,seeds,state,note,printed,printed_std,printed_n,origin"
+    assert text.splitlines()[0] == (
+        "row,col,metric,value,std,n,seeds,state,note,links,printed,printed_std,printed_n,origin,mark"
+    )
     assert rows[0] | {} == {
         "row": "r1", "col": "c1", "metric": "best/test/acc1_pct", "value": "93.456", "std": "", "n": "1", "seeds": "1",
-        "state": "done", "note": "", "printed": "", "printed_std": "", "printed_n": "0", "origin": "",
+        "state": "done", "note": "", "printed": "", "printed_std": "", "printed_n": "0", "origin": "", "mark": "",
+        "links": f"runs:/{bench.run}",
     }  # fmt: skip
     assert [row["state"] for row in rows] == ["done", "hole", "absent", "hole"]
     assert json.dumps(tables.rows(load(bench, square(bench))), allow_nan=False)
@@ -122,13 +130,13 @@ def test_one_parameter_table_has_printed_values_beside_ours(bench: Any) -> None:
         text
         == """**Small grid**
 
-tiny/grid, profile demo: best over epochs, per metric; mean ± sample std, n = 2 to 3.
+tiny/grid, profile demo: best over epochs, per metric; mean ± sample std, n = 2 to 3. Marked in each column: **best**, _second_.
 
-| row |        Acc@1 (%) | authors' notebook |
-|-----|-----------------:|------------------:|
-| 1.5 |     91.00 ± 1.00 |                 – |
-| 2.0 | 93.50 ± 0.71 [1] |             93.34 |
-| 2.8 |     93.10 ± 0.00 |             93.10 |
+| row |            Acc@1 (%) | authors' notebook |
+|-----|---------------------:|------------------:|
+| 1.5 |         91.00 ± 1.00 |                 – |
+| 2.0 | **93.50** ± 0.71 [1] |             93.34 |
+| 2.8 |       _93.10_ ± 0.00 |             93.10 |
 
 [1] seed 10 not started
 """
@@ -173,8 +181,8 @@ def test_special_characters_are_escaped(bench: Any) -> None:
     table = tables.table(load(bench, name))
     latex = tables.latex(table)
     assert r"50\% \& \$x\_1\$ \#\{a\}\textasciitilde{}\textasciicircum{}\textbackslash{} & 90.25 \\" in latex
-    assert "\n{[}1{]} \\textless{}b\\textgreater{}\\textbar{}* & 90.62" in latex
-    assert r"\_x\_ a\_b $\lambda$$\rightarrow$ & 90.99" in latex
+    assert "\n{[}1{]} \\textless{}b\\textgreater{}\\textbar{}{*} & \\underline{90.62}" in latex
+    assert r"\_x\_ a\_b $\lambda$$\rightarrow$ & \textbf{90.99}" in latex
     markdown = tables.markdown(table)
     assert r"| \[1\] &lt;b>\|\*" in markdown
     assert r"| \_x\_ a_b λ→" in markdown
@@ -182,9 +190,9 @@ def test_special_characters_are_escaped(bench: Any) -> None:
 
 @pytest.mark.parametrize("letter", "αβγδεζηθικλμνξπρστυφχψω")
 def test_greek_letters_become_commands(letter: str) -> None:
-    assert tables.tex(letter).startswith("$\\")
-    assert tables.tex("λ") == "$\\lambda$"
-    assert tables.tex("μ") == "$\\mu$"
+    assert tex(letter).startswith("$\\")
+    assert tex("λ") == "$\\lambda$"
+    assert tex("μ") == "$\\mu$"
 
 
 def test_diff_shows_the_difference_with_its_sign(bench: Any) -> None:
@@ -256,5 +264,153 @@ Peak memory is the largest over seeds; other values without μ or σ² are means
     latex = tables.latex(table)
     assert "\\begin{table*}\n\\centering\n\\footnotesize" in latex
     assert latex.endswith("\\end{table*}\n")
-    assert "$\\sigma$$^2$ Acc@1 (\\%$^2$)" in latex
+    assert "\\shortstack[r]{$\\sigma$$^2$ Acc@1 \\\\ (\\%$^2$)}" in latex
     assert "difference" in tables.markdown(diff.table(load(bench, name)))
+
+
+RANKED = ["Teacher", "KD", "A", "B", "C", "LSKD", "D"]
+
+
+def ranked(bench: Any, report: str = "", comparable: bool = True, **options: Any) -> grid.Grid:
+    """One pair, one seed: A and B are equal as printed, C is a little worse, LSKD is the paper's, D's run gave NaN."""
+    axes = bench.axis("row", RANKED, {"KD": "2.0", "LSKD": "2.8"}) + bench.axis("col", ["c"])
+    more = '\n[[reported]]\nmatch = { row = "LSKD" }\nreason = "no code is public"\n'
+    name = bench.write(axes, report='columns = "col"\n' + report + NOTEBOOK, more=more, **options)
+    bench.plan(name, comparable=comparable)
+    values = {"Teacher": 99.0, "KD": 91.0, "A": 93.004, "B": 93.001, "C": 92.994, "D": float("nan")}
+    for label, value in values.items():
+        bench.trial(bench.digest("demo", f"row={label} col=c", 0), {"best/test/acc1_pct": value})
+    return load(bench, name)
+
+
+def test_ties_share_the_mark_and_unranked_and_printed_rows_have_none(bench: Any) -> None:
+    # 93.004 and 93.001 are both 93.00, 92.994 is 92.99; the notebook has 93.34 for x = 2 and 93.10 for x = 2.8
+    text = tables.markdown(tables.table(ranked(bench, 'unranked = ["Teacher"]\n')))
+    assert (
+        text
+        == """**Small grid**
+
+tiny/grid, profile demo: best over epochs, per metric; one seed. In parentheses: value from the authors' notebook. Marked in each column: **best**, _second_; not ranked: Teacher.
+
+Acc@1 (%)
+
+| row \\ col |             c |
+|-----------|--------------:|
+| Teacher   |         99.00 |
+| KD        | 91.00 (93.34) |
+| A         |     **93.00** |
+| B         |     **93.00** |
+| C         |       _92.99_ |
+| LSKD      |     93.10 [1] |
+| D         |         – [2] |
+
+[1] value from the authors' notebook, not ours: no code is public  
+[2] the run's best/test/acc1_pct is nan
+"""
+    )
+
+
+def test_printed_numbers_stay_away_at_another_scale(bench: Any) -> None:
+    text = tables.markdown(tables.table(ranked(bench, comparable=False)))
+    assert "| LSKD      |     – [1] |" in text
+    assert "[1] no code is public" in text
+    assert "| Teacher   | **99.00** |" in text
+
+
+def test_arrows_replace_printed_values_and_take_the_papers_baseline_for_the_papers_rows(bench: Any) -> None:
+    found = ranked(bench, 'unranked = ["Teacher"]\n')
+    table = tables.table(found, "KD")
+    assert [entries[0].change for _, entries in table.blocks[0].rows] == [
+        "",
+        "",
+        "+2.00",
+        "+2.00",
+        "+1.99",
+        "-0.24",
+        "",
+    ]
+    text = tables.markdown(table)
+    assert "In parentheses: difference to KD. Marked" in text
+    assert "| KD        |             91.00 |" in text
+    assert "| A         | **93.00** (↑2.00) |" in text
+    assert "| LSKD      | 93.10 (↓0.24) [1] |" in text  # 93.10 - 93.34, both the notebook's
+    assert r"A & \textbf{93.00} ($\uparrow_{2.00}$) \\" in tables.latex(table)
+
+
+def test_no_change_has_no_arrow(bench: Any) -> None:
+    text = tables.markdown(tables.table(ranked(bench), "A"))
+    assert "| B         |    _93.00_ (0.00) |" in text
+    assert "| Teacher   | **99.00** (↑6.00) |" in text
+
+
+def test_unknown_baseline_names_the_known_ones_and_a_heat_map_has_none(bench: Any) -> None:
+    with pytest.raises(
+        ReportError, match=r"tiny/grid: --arrows: unknown label of axis row 'Kd'; known: Teacher, KD, A"
+    ):
+        tables.table(ranked(bench), "Kd")
+    with pytest.raises(ReportError, match=r"kind 'heatmap' compares no rows; name the axis in report.compared"):
+        tables.table(ranked(bench, kind="heatmap"), "KD")
+
+
+def test_only_tables_are_ranked_unless_the_file_names_the_axis(bench: Any) -> None:
+    assert tables.table(ranked(bench, kind="heatmap")).marked == ""
+    table = tables.table(ranked(bench, 'compared = "row"\n', kind="heatmap"))
+    assert table.marked == "column"
+    assert table.blocks[0].rows[0][1][0].mark == "best"
+
+
+def test_columns_compete_within_each_row_where_the_file_says_so(bench: Any) -> None:
+    axes = bench.axis("row", ["r1", "r2"]) + bench.axis("col", ["c1", "c2", "c3"])
+    name = bench.write(axes, report='columns = "col"\ncompared = "col"\nunranked = ["c3"]')
+    bench.plan(name)
+    bench.fill(name)  # rises by 0.37 from cell to cell
+    table = tables.table(load(bench, name))
+    assert [[entry.mark for entry in entries] for _, entries in table.blocks[0].rows] == [["second", "best", ""]] * 2
+    assert "Marked in each row: **best**, _second_; not ranked: c3." in tables.markdown(table)
+
+
+def test_lower_is_better_and_digits_come_from_the_file(bench: Any) -> None:
+    report = 'digits = { "test/acc1_pct" = 0 }'
+    name = bench.write(bench.axis("row", ["a", "b", "c"]), metrics=["test/acc1_pct", "time/train_s"], report=report)
+    bench.plan(name)
+    for label, accuracy, seconds in (("a", 90.4, 30.0), ("b", 89.6, 20.0), ("c", 88.0, 20.04)):
+        bench.trial(bench.digest("demo", f"row={label}", 0), {"best/test/acc1_pct": accuracy, "time/train_s": seconds})
+    table = tables.table(load(bench, name))
+    assert [[(e.value, e.mark) for e in entries] for _, entries in table.blocks[0].rows] == [
+        [("90", "best"), ("30.0", "second")],
+        [("90", "best"), ("20.0", "best")],
+        [("88", "second"), ("20.0", "best")],
+    ]
+    assert table.remarks[-1] == "Lower is better: Training time."
+    rows = tables.rows(load(bench, name))
+    assert [row["mark"] for row in rows if row["metric"] == "time/train_s"] == ["second", "best", "best"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "lower", "variants", "expected"),
+    [
+        ({"a": 1.0}, False, (), {}),
+        ({"a": 1.0, "b": 1.0}, False, (), {"a": "best", "b": "best"}),
+        ({"a": 3.0, "b": 2.0, "c": 2.0, "d": 1.0}, False, (), {"a": "best", "b": "second", "c": "second"}),
+        ({"a": 3.0, "b": 2.0, "c": 1.0}, True, (), {"c": "best", "b": "second"}),
+        ({"a": 3.0, "b": 2.0, "c": 1.0}, False, (("a", "b"),), {"a": "best", "c": "second"}),
+        ({"a": 3.0, "b": 2.0, "c": 1.0}, False, (("b", "c"),), {"a": "best", "b": "second"}),
+        ({"a": 3.0, "b": 2.0}, False, (("a", "b"),), {"a": "best"}),
+    ],
+)
+def test_rank_in_words_of_few_labels(numbers: Any, lower: bool, variants: Any, expected: Any) -> None:
+    assert tables.rank(numbers, lower, variants) == expected
+
+
+def test_values_link_to_the_runs_behind_them_and_csv_names_them(bench: Any) -> None:
+    name = bench.write(bench.axis("row", ["a"]), seeds=[0, 1])
+    bench.plan(name)
+    runs_ = [bench.trial(bench.digest("demo", "row=a", seed), {"best/test/acc1_pct": 90.0}) for seed in (0, 1)]
+    found = load(bench, name)
+    assert tables.table(found).blocks[0].rows[0][1][0].links == tuple(
+        (str(i), f"runs:/{id_}") for i, id_ in enumerate(runs_)
+    )
+    assert tables.rows(found)[0]["links"] == f"runs:/{runs_[0]} runs:/{runs_[1]}"
+    assert f"seeds [0](runs:/{runs_[0]}), [1](runs:/{runs_[1]})" in tables.markdown(
+        tables.table(found), Style(links=True)
+    )

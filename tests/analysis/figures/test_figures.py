@@ -34,7 +34,9 @@ def strategies(bench: Any, kind: str, *, comparable: bool = True, seeds: tuple[i
 
 
 def test_kinds_are_the_files() -> None:
-    assert figures.kinds() == ["bars", "curve", "density", "epochs", "heatmap", "histogram"]
+    assert figures.kinds() == [
+        "bars", "curve", "density", "epochs", "heatmap", "histogram", "images", "matrix", "scatter", "search",
+    ]  # fmt: skip
 
 
 def test_unknown_kind_names_the_known(bench: Any) -> None:
@@ -169,15 +171,17 @@ def test_symbols(name: str, shown: str) -> None:
     assert _style.symbol(name) == shown
 
 
-@pytest.mark.parametrize("extension", ["png", "pdf"])
+@pytest.mark.parametrize("extension", figures.FORMATS)
 def test_same_grid_same_bytes_whatever_the_users_settings(bench: Any, extension: str) -> None:
     found = strategies(bench, "bars")
     first = figures.render(figures.draw(found), extension)
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 30}):
         assert figures.render(figures.draw(found), extension) == first
     assert b"CreationDate" not in first
+    assert b"<dc:date>" not in first
     assert b"Software" not in first
-    assert b"atplotlib" not in first
+    assert b"Matplotlib" not in first
+    assert matplotlib.__version__.encode() not in first
 
 
 def test_long_bar_labels_are_wrapped(bench: Any) -> None:

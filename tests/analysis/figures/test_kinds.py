@@ -93,6 +93,26 @@ def test_epochs_of_another_selection_draw_the_same_lines(bench: Any) -> None:
     assert figures.render(figures.draw(load(bench, name, select="last")), "png") == both
 
 
+def test_epochs_of_what_only_some_runs_measure_in_training(bench: Any) -> None:
+    """Lengths differ, b has no such weights, c was not started."""
+    axes = bench.axis("row", ["a", "long", "b", "c"])
+    name = bench.write(axes, kind="epochs", metrics=["train/mean_v"])
+    bench.plan(name)
+    for row, curve in (("a", [0.5, 0.75]), ("long", [0.5, 0.625, 0.75, 1.0])):
+        bench.trial(bench.digest("demo", f"row={row}", 0), curves={"train/mean_v": curve})
+    bench.learn(bench.digest("demo", "row=b", 0), [10.0, 50.0])
+    found = load(bench, name)
+    assert found.metrics == ("train/mean_v",)
+    assert [cell["value"] for cell in found.cells[:2]] == [0.75, 1.0]
+    assert [cell["note"] for cell in found.cells[2:]] == ["the run has no train/mean_v", "not started"]
+    assert found.epoch == "last"
+    (drawn,) = figures.draw(found).axes
+    assert [list(line.get_ydata()) for line in drawn.lines] == [[0.5, 0.75], [0.5, 0.625, 0.75, 1.0], [], []]
+    assert drawn.get_ylabel() == "Mean weight v"
+    assert [text.get_text() for text in drawn.texts] == ["no result: b, c"]
+    assert drawn.get_ylim()[1] >= 1.0
+
+
 def test_histogram_shows_shares_in_percent_and_the_mean(bench: Any) -> None:
     (axes,) = figures.draw(load(bench, images(bench))).axes
     data = axes.patches[0].get_data()
@@ -214,7 +234,7 @@ def test_same_runs_same_bytes_with_and_without_the_cache(bench: Any, tmp_path: P
         if folder == "two":
             for file in (bench.folder / ".sweeps" / "cache").iterdir():
                 file.unlink()
-    assert len(made[0]) == 5
+    assert len(made[0]) == 7
     assert made[0] == made[1] == made[2]
 
 
