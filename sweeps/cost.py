@@ -10,46 +10,94 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainers import data, methods, models
-from trainers.config import Trial
+from trainers.config import DataSpec, Trial
+from trainers.data._views import VIEWS
 from trainers.errors import DataError
 from trainers.synthesis.generator import Generator
 
-TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000, "imagenet": 1_281_167, "stl10": 5_000}
+TRAIN_IMAGES = {
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "tiny_imagenet": 100_000,
+    "imagenet": 1_281_167,
+    "stl10": 5_000,
+    "digits": 1_078,
+    "digits_turned": 1_078,
+}
 """Sizes of the official training splits, for sets whose images need not be here when a plan is made."""
 FLOPS_PER_S = 10e12
 """Sustained on an RTX 3090: CuDFKD's published log of ResNet34 -> ResNet18 (batch 768, 400 updates an epoch, 208 s an epoch)."""
+CPU_FLOPS_PER_S = 12e9
+"""Of one thread: geometric mean over 106 trials of the demo's networks on two busy cores of an AMD EPYC (2.8 to 33)."""
 BACKWARD = 2
 """A backward pass that also gives the gradient of the weights costs twice a forward pass; to the images alone, once."""
 
 
-def gpu_seconds(trial: Trial, data_root: Path) -> float | None:
-    """Training time of one trial on one GPU of `FLOPS_PER_S`; evaluation and start-up are left out.
+def seconds(trial: Trial, data_root: Path, *, threads: int | None = None) -> float | None:
+    """Training time of one trial on one GPU of `FLOPS_PER_S`, or on a CPU; evaluation and start-up are left out.
+
+    Args:
+        threads: on a CPU, each of `CPU_FLOPS_PER_S`; None for a GPU.
 
     Returns:
         Seconds; None where the number of training images is not known here.
     """
+    speed = FLOPS_PER_S if threads is None else CPU_FLOPS_PER_S * threads
     try:
         info = data.info(trial.data.model_copy(update={"content": None}), data_root)
     except DataError:
         return None
+    images = train_images(trial.data, info)
+    return None if images is None and trial.kind == "distill" else _operations(trial, info, images or 0) / speed
+
+
+def flops(trial: Trial, data_root: Path) -> float:
+    """Operations of one trial's training: the same number on every machine, whatever it trains on and how fast.
+
+    Passes of student, teacher and generator count, of every view that the method shows them; adapters, losses, a first stage
+    and evaluation do not. Trials that it starts from, such as its teacher, are not part of it.
+
+    Raises:
+        TrainerError: the training images cannot be counted.
+    """
+    info = data.info(trial.data, data_root)
+    images = train_images(trial.data, info)
+    if images is None and trial.kind == "distill":
+        images = _counted(trial.data, data_root)
+    return _operations(trial, info, images or 0)
+
+
+def train_images(spec: DataSpec, info: data.Info) -> int | None:
+    """Images of an epoch, held-out ones left out; None for sets of unknown size."""
+    if spec.train_per_class is not None:
+        return spec.train_per_class * info.classes
+    images = TRAIN_IMAGES.get(spec.name)
+    return None if images is None else images - spec.holdout_images
+
+
+@lru_cache(maxsize=16)
+def _counted(spec: DataSpec, data_root: Path) -> int:
+    return len(data.load(spec, data_root).train)
+
+
+def _operations(trial: Trial, info: data.Info, images: int) -> float:
+    """Of every pass through student, teacher and generator; `images` are those of an epoch with data."""
+    if trial.kind not in ("distill", "datafree"):
+        return 0.0
     shape = (info.classes, info.channels, info.size)
     student = forward_flops(trial.student, *shape)
     teacher = 0.0 if trial.teacher is None else forward_flops(trial.teacher.network, *shape)
     update = (1 + BACKWARD) * student + teacher
-    if trial.kind == "evaluate":
-        return 0.0
-    if trial.kind == "distill":
-        images = TRAIN_IMAGES.get(trial.data.name)
-        if trial.data.train_per_class is not None:
-            images = trial.data.train_per_class * info.classes
-        return None if images is None else trial.protocol.epochs * images * update / FLOPS_PER_S
     config = methods.config_type(trial.method).model_validate(dict(trial.hparams))
+    if trial.kind == "distill":
+        views = VIEWS[methods.views(trial.method, config)].count
+        return trial.protocol.epochs * images * views * update
     batch, updates = trial.protocol.batch_size, trial.protocol.updates_per_epoch or 0
     synthesis = methods.synthesis_images(trial.method, config, trial.protocol)
     generator = generator_flops(config, info.channels, info.size)
     to_images = 2 * (student + teacher)
     epoch = updates * batch * (update + generator) + synthesis * (to_images + (1 + BACKWARD) * generator)
-    return trial.protocol.epochs * epoch / FLOPS_PER_S
+    return trial.protocol.epochs * epoch
 
 
 @lru_cache(maxsize=256)

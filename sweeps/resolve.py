@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,14 +16,20 @@ from pydantic.fields import FieldInfo
 from sweeps import spec
 from sweeps.errors import SpecError
 from sweeps.spec import Cell, Experiment, Profile
-from trainers import data, methods, models, protocols, registry
+from trainers import data, methods, models, protocols, registry, weights
 from trainers import datafree as _datafree
 from trainers import distill as _distill
 from trainers import evaluate as _evaluate
+from trainers import probe as _probe_loop
 from trainers.config import DataSpec, MethodConfig, Protocol, Scaled, Trial, Upstream
 from trainers.errors import ConfigError, DataError
 
-LOOP_VERSIONS = {"distill": _distill.VERSION, "datafree": _datafree.VERSION, "evaluate": _evaluate.VERSION}
+LOOP_VERSIONS = {
+    "distill": _distill.VERSION,
+    "datafree": _datafree.VERSION,
+    "evaluate": _evaluate.VERSION,
+    "probe": _probe_loop.VERSION,
+}
 RECORDED = ("stats_from_epoch", "stats_drop_last", "artifact_epochs")
 """Protocol fields that only say what is recorded when; a profile's recipe takes them from the paper's, scaled."""
 
@@ -72,6 +79,7 @@ def resolve(
     Raises:
         SpecError: every fault of this cell.
     """
+    profile = profile.of(experiment.file.paper)
     settings = {**cell.settings, **(extra or {})}
     swept = {axis.path for axis in experiment.file.axes if axis.path} | set(extra or {})
     builder = _Builder(experiment.place, experiment, profile, data_root, frozenset(swept))
@@ -89,33 +97,167 @@ def resolve(
 
 
 def _cell_trial(builder: _Builder, settings: dict[str, Any], from_profile: set[str], seed: int) -> Trial | None:
+    """What the cell is about, and on top of it, where the cell says so, a measurement or a probe of it."""
+    subject = _subject(builder, settings, from_profile, seed)
+    measure, transfer = _part(settings, "evaluate"), _part(settings, "transfer")
+    if measure and transfer:
+        builder.faults.append(f"{builder.place}: evaluate and transfer: a cell has one of them; remove the other")
+        return None
+    if measure:
+        return _measurement(builder, settings, measure, from_profile, subject, seed)
+    if transfer:
+        return _probe(builder, transfer, subject, seed)
+    if subject is None or subject.trial is not None:
+        return None if subject is None else subject.trial
+    return _measurement(builder, settings, {"method": "accuracy"}, from_profile, subject, seed)
+
+
+def _part(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The settings under `name`, without it."""
+    return {key.removeprefix(f"{name}."): value for key, value in settings.items() if key.startswith(f"{name}.")}
+
+
+def _subject(builder: _Builder, settings: dict[str, Any], from_profile: set[str], seed: int) -> Upstream | None:
+    """The weights a cell is about: of its student, or with `train = "teacher"` of the teacher that other cells distil."""
+    role = settings.get("train", "student")
+    if role == "teacher":
+        return _teacher(builder, settings)
+    if role != "student":
+        builder.faults.append(f"{builder.place}: train: {spec.unknown('role', str(role), ['student', 'teacher'])}")
+        return None
+    imported, usable = _imported(builder, settings, "student")
+    if usable:
+        return imported
     trained = _trained(builder, settings, from_profile, seed)
-    measure = {key.removeprefix("evaluate."): value for key, value in settings.items() if key.startswith("evaluate.")}
-    if not measure:
-        return trained
-    allowed = ("teacher", "teacher_protocol.name", "teacher_protocol", "teacher_seed")
+    return None if trained is None else Upstream(trial=trained, network=trained.student)
+
+
+def _imported(builder: _Builder, settings: dict[str, Any], role: str) -> tuple[Upstream | None, bool]:
+    """Weights that somebody else trained, and whether the cell has such: not where the profile has another network or data."""
+    fields = _part(settings, f"{role}_weights")
+    if not fields:
+        return None, False
+    network, images = _network(builder, settings, role), _data(builder, settings)
+    if network is None or images is None:
+        return None, True
+    if network != settings.get(role) or images.name != settings.get("data.name"):
+        builder.mapped.append(f"weights {fields.get('file')} -> trained here")
+        return None, False
+    known = ["file", "sha256", "url"]
+    faults = [spec.unknown("key", key, known) for key in fields if key not in known]
+    faults += [f"{key}: is missing" for key in ("file", "sha256") if key not in fields]
+    where = f"{builder.place}: {role}_weights"
+    if faults:
+        builder.faults += [f"{where}: {fault}" for fault in faults]
+        return None, True
+    values = {"weights": fields["file"], "network": network, **{k: v for k, v in fields.items() if k != "file"}}
+    upstream = _model(builder, Upstream, values, f"{role}_weights", "key")
+    if upstream is None:
+        return None, True
+    info = data.info(images.model_copy(update={"content": None}), builder.data_root)
+    builder.faults += [f"{where}: {fault}" for fault in _weights_faults(upstream, info, builder.data_root)]
+    return upstream, True
+
+
+def _weights_faults(upstream: Upstream, info: data.Info, data_root: Path) -> tuple[str, ...]:
+    """As `weights.faults`; a file is read once and again when it has changed."""
+    file = weights.place(upstream, data_root)
+    state = file.stat() if file.is_file() else None
+    stamp = None if state is None else (state.st_mtime_ns, state.st_size)
+    return _stamped_faults(upstream.model_dump_json(), info, data_root, stamp)
+
+
+@lru_cache(maxsize=64)
+def _stamped_faults(upstream: str, info: data.Info, data_root: Path, stamp: object) -> tuple[str, ...]:
+    return tuple(weights.faults(Upstream.model_validate_json(upstream), info, data_root))
+
+
+def _measurement(
+    builder: _Builder,
+    settings: dict[str, Any],
+    measure: dict[str, Any],
+    from_profile: set[str],
+    subject: Upstream | None,
+    seed: int,
+) -> Trial | None:
+    """Finished weights, measured by a method of kind "evaluate"; by default against a teacher."""
+    allowed = ("method", "teacher", "teacher_protocol", "teacher_seed")
     for key in measure:
-        if key not in allowed:
+        if key not in (*allowed, "teacher_protocol.name") and not key.startswith("hparams."):
             builder.faults.append(
-                f"{builder.place}: evaluate: {spec.unknown('key', key, ['teacher', 'teacher_protocol', 'teacher_seed'])}"
+                f"{builder.place}: evaluate: {spec.unknown('key', key, [*allowed, 'hparams.<field>'])}"
             )
-    reference = {
-        **settings,
-        **{("teacher_protocol.name" if key == "teacher_protocol" else key): value for key, value in measure.items()},
-    }
-    teacher = _teacher(builder, reference)
-    if trained is None or teacher is None:
+    method = _text(builder, {"method": "evaluate", **measure}, "method")
+    try:
+        module = methods.module(method) if method else None
+    except ConfigError as error:
+        builder.faults += [f"{builder.place}: evaluate.method: {fault}" for fault in error.faults]
+        return None
+    if module is None:
+        return None
+    if module.KIND != "evaluate":
+        builder.faults.append(f"{builder.place}: evaluate.method: {method!r} is a method of kind {module.KIND!r}")
+        return None
+    config = _hparams(builder, measure, from_profile, method, methods.config_type(method), None, None)
+    teacher = None
+    if module.NEEDS_TEACHER:
+        own = {("teacher_protocol.name" if k == "teacher_protocol" else k): v for k, v in measure.items()}
+        teacher = _teacher(builder, {**settings, **own, "method": None})
+        if teacher is None:
+            return None
+    if subject is None or config is None:
+        return None
+    trained = subject.trial
+    images = trained.data if trained is not None else _data(builder, settings)
+    protocol = trained.protocol if trained is not None else _protocol(builder, settings, "protocol")[1]
+    if images is None or protocol is None:
         return None
     return Trial(
         kind="evaluate",
-        method="evaluate",
-        hparams={},
-        versions={"method": methods.module("evaluate").VERSION, "loop": LOOP_VERSIONS["evaluate"]},
-        data=trained.data,
-        student=trained.student,
+        method=method,
+        hparams=config.active(),
+        versions={"method": module.VERSION, "loop": LOOP_VERSIONS["evaluate"]},
+        data=images,
+        student=subject.network,
         teacher=teacher,
-        subject=Upstream(trial=trained, network=trained.student),
-        protocol=trained.protocol,
+        subject=subject,
+        protocol=protocol,
+        seed=seed,
+    )
+
+
+def _probe(builder: _Builder, transfer: dict[str, Any], subject: Upstream | None, seed: int) -> Trial | None:
+    """A linear layer on the subject's features of another data set."""
+    for key in transfer:
+        if key.split(".")[0] not in ("data", "protocol"):
+            builder.faults.append(f"{builder.place}: transfer: {spec.unknown('key', key, ['data', 'protocol'])}")
+    images = _data(builder, transfer)
+    _, protocol = _protocol(builder, transfer, "protocol")
+    if subject is None or images is None or protocol is None:
+        return None
+    if subject.trial is None:
+        builder.faults.append(
+            f"{builder.place}: transfer: needs a network that is trained here, not imported weights, whose images are not known"
+        )
+        return None
+    source, target = (
+        data.info(each.model_copy(update={"content": None}), builder.data_root) for each in (subject.trial.data, images)
+    )
+    if source.channels != target.channels:
+        builder.faults.append(
+            f"{builder.place}: transfer.data: {images.name} has {target.channels} colour channels, "
+            f"{subject.trial.data.name}, which {subject.network} is trained on, has {source.channels}; take another set"
+        )
+        return None
+    return Trial(
+        kind="probe",
+        method="linear_probe",
+        hparams={},
+        versions={"method": methods.module("linear_probe").VERSION, "loop": LOOP_VERSIONS["probe"]},
+        data=images,
+        student=subject.network,
+        subject=subject,
+        protocol=protocol,
         seed=seed,
     )
 
@@ -146,6 +288,12 @@ def _trained(builder: _Builder, settings: dict[str, Any], from_profile: set[str]
             f"{builder.place}: protocol {protocol.name!r} has no updates_per_epoch, which the data-free method {method!r} needs"
         )
         return None
+    if module.KIND == "datafree" and protocol.optimizer == "dot":
+        builder.faults.append(
+            f"{builder.place}: protocol.optimizer: 'dot' needs a loss on labels beside the distillation, "
+            f"which the data-free method {method!r} has not"
+        )
+        return None
     info = data.info(images.model_copy(update={"content": None}), builder.data_root)
     found = methods.faults(
         method, hparams, methods.Case(protocol, info, student, None if teacher is None else teacher.network)
@@ -168,6 +316,9 @@ def _trained(builder: _Builder, settings: dict[str, Any], from_profile: set[str]
 
 
 def _teacher(builder: _Builder, settings: dict[str, Any]) -> Upstream | None:
+    imported, usable = _imported(builder, settings, "teacher")
+    if usable:
+        return imported
     network = _network(builder, settings, "teacher")
     _, protocol = _protocol(builder, settings, "teacher_protocol")
     images = _data(builder, settings)
@@ -300,7 +451,8 @@ def _data(builder: _Builder, settings: dict[str, Any]) -> DataSpec | None:
     if target is not None:
         replaced = {"name": target} if isinstance(target, str) else dict(target)
         builder.mapped.append(f"data {name} -> {replaced.get('name')}")
-        holdout = {} if replaced.get("name") == "digits" else {k: v for k, v in fields.items() if k == "holdout_images"}
+        own_val = replaced.get("name") in ("digits", "digits_turned")
+        holdout = {k: v for k, v in fields.items() if k == "holdout_images" and not own_val}
         fields = {**holdout, **replaced}
         place = f"{builder.profile.place}: data.{name}"
     spec_ = _model(builder, DataSpec, fields, "data", "field of a data set")
@@ -316,10 +468,13 @@ def _data(builder: _Builder, settings: dict[str, Any]) -> DataSpec | None:
         builder.faults += [f"{place}: {line}" for line in str(error).splitlines()]
         return None
     search = builder.experiment.file.search
-    if search is not None and "val/" in search.metric and not info.has_val:
-        builder.faults.append(
-            f"{builder.place}: search.metric: {search.metric!r} needs held-out images, and {spec_.name} has none; set data.holdout_images"
-        )
+    if search is not None and not info.has_val:
+        key = "objectives" if search.objectives else "metric"
+        builder.faults += [
+            f"{builder.place}: search.{key}: {goal.metric!r} needs held-out images, and {spec_.name} has none; set data.holdout_images"
+            for goal in search.goals
+            if "val/" in goal.metric
+        ]
     return spec_.model_copy(update={"content": content}) if content else spec_
 
 

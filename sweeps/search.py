@@ -1,4 +1,4 @@
-"""Optuna inside each cell: suggestions become trials, seeds are folded into one value, and a study goes on where it was."""
+"""Optuna inside each cell: suggestions become trials, seeds are folded into values, and a study goes on where it was."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps import resolve
+from sweeps import cost, resolve
 from sweeps.errors import SetupError
 from sweeps.plan import Plan
 from sweeps.settings import Settings, shown
-from sweeps.spec import Cell, Search
+from sweeps.spec import FLOPS, PEAK_MEMORY, Cell, Search
 from trainers import attempts
 from trainers.attempts import State, Status
 from trainers.config import Trial
+from trainers.errors import TrainerError
 from trainers.seeding import stream_seed
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ def open_storage(settings: Settings) -> BaseStorage:
 
 @dataclass
 class Suggestion:
-    """One point of a study and the trials, one a seed, whose folded value it gets."""
+    """One point of a study and the trials, one a seed, whose folded values it gets."""
 
     number: int
     params: dict[str, Any]
@@ -79,7 +81,7 @@ class CellStudy:
         self.study = optuna.create_study(
             storage=storage,
             study_name=study_name(plan, cell),
-            direction=self.search.direction,
+            directions=[goal.direction for goal in self.search.goals],
             load_if_exists=True,
             pruner=_pruner(self.search),
         )
@@ -117,9 +119,9 @@ class CellStudy:
             verdict = self._verdict(suggestion)
             if verdict is None:
                 continue
-            state, value = verdict
+            state, values = verdict
             if state is TrialState.COMPLETE:
-                self.study.tell(number, value)
+                self.study.tell(number, values)
             else:
                 self.study.tell(number, state=state)
             del self.open[number]
@@ -148,15 +150,28 @@ class CellStudy:
             trials[seed] = trial
         return Suggestion(frozen.number, dict(frozen.params), trials)
 
-    def _verdict(self, suggestion: Suggestion) -> tuple[TrialState, float | None] | None:
+    def _verdict(self, suggestion: Suggestion) -> tuple[TrialState, list[float] | None] | None:
         statuses = [attempts.read_status(self.settings.state, digest) for digest in suggestion.digests.values()]
         if statuses[0].state is State.STOPPED:
             return TrialState.PRUNED, None
         if any(status.state is State.FAILED for status in statuses):
             return TrialState.FAIL, None
         if all(status.state is State.DONE for status in statuses):
-            return TrialState.COMPLETE, fold(statuses, self.search.metric)
+            return TrialState.COMPLETE, [self._fold(suggestion, statuses, goal.metric) for goal in self.search.goals]
         return None
+
+    def _fold(self, suggestion: Suggestion, statuses: list[Status], metric: str) -> float:
+        """Mean of an objective over the seeds of a suggestion.
+
+        Raises:
+            SetupError: the trials have no such metric, or their cost cannot be worked out.
+        """
+        trials = suggestion.trials.values()
+        values = [
+            flops(trial, self.settings.data) if metric == FLOPS else measured(status, metric)
+            for trial, status in zip(trials, statuses, strict=True)
+        ]
+        return sum(values) / len(values)
 
     def as_json(self) -> dict[str, Any]:
         """Suggestions with values and digests, for analysis, which knows no Optuna."""
@@ -167,44 +182,73 @@ class CellStudy:
             TrialState.RUNNING: "running",
             TrialState.WAITING: "running",
         }
+        goals = self.search.goals
         rows = []
         for frozen, suggestion in zip(self.asked(), self.suggestions(), strict=True):
+            values = list(frozen.values) if frozen.state is TrialState.COMPLETE else [None] * len(goals)
             rows.append(
                 {
                     "number": frozen.number,
                     "params": dict(frozen.params),
                     "state": names[frozen.state],
-                    "value": frozen.value if frozen.state is TrialState.COMPLETE else None,
+                    **({"value": values[0]} if len(goals) == 1 else {}),
+                    "values": values,
                     "trials": {str(seed): digest for seed, digest in suggestion.digests.items()},
                 }
             )
         return {"labels": dict(self.cell.labels), "study": self.study.study_name, "suggestions": rows}
 
-    def importances(self) -> dict[str, float]:
-        """Optuna's importance of each searched value; empty with fewer than four finished suggestions or equal values."""
-        values = {t.value for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
-        if len(values) < 4:
+    def importances(self) -> dict[str, dict[str, float]]:
+        """Objective -> Optuna's importance of each searched value for it.
+
+        An objective is left out with fewer than four finished suggestions, and where its values are equal.
+        """
+        found = {}
+        for index, goal in enumerate(self.search.goals):
+            shares = self._importances(index)
+            if shares:
+                found[goal.metric] = shares
+        return found
+
+    def _importances(self, index: int) -> dict[str, float]:
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(complete) < 4 or len({frozen.values[index] for frozen in complete}) < 2:
             return {}
-        return {
-            name: float(value)
-            for name, value in optuna.importance.get_param_importances(self.study).items()
-            if math.isfinite(value)
-        }
+        sign = -1.0 if self.search.goals[index].direction == "maximize" else 1.0  # it asks what makes a target small
+        target = None if len(self.search.goals) == 1 else lambda frozen: sign * float(frozen.values[index])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="PedAnovaImportanceEvaluator computes", category=UserWarning)
+            shares = optuna.importance.get_param_importances(self.study, target=target)
+        return {name: float(value) for name, value in shares.items() if math.isfinite(value)}
 
 
-def fold(statuses: list[Status], metric: str) -> float:
-    """Mean of a result metric over the seeds of one suggestion.
+def measured(status: Status, metric: str) -> float:
+    """What a finished trial has of a metric; its peak memory is the largest of its epochs.
 
     Raises:
-        SetupError: the trials have no such metric.
+        SetupError: it has no such metric.
     """
-    values = []
-    for status in statuses:
-        if metric not in status.result:
-            known = ", ".join(sorted(name for name in status.result if name.startswith(("best/", "last/"))))
-            raise SetupError(f"search.metric: trials have no {metric!r}; they have {known}")
-        values.append(float(status.result[metric]))
-    return sum(values) / len(values)
+    if metric == PEAK_MEMORY:
+        peaks = [row[metric] for row in attempts.rows(status) if metric in row]
+        found = {metric: max(peaks)} if peaks else {}
+    else:
+        found = dict(status.result)
+    if metric not in found:
+        known = ", ".join(sorted(name for name in status.result if name.startswith(("best/", "last/", "time/"))))
+        raise SetupError(f"search: trials have no {metric!r}; they have {known}")
+    return float(found[metric])
+
+
+def flops(trial: Trial, data_root: Path) -> float:
+    """`sweeps.cost.flops` of a trial.
+
+    Raises:
+        SetupError: its images cannot be counted.
+    """
+    try:
+        return cost.flops(trial, data_root)
+    except TrainerError as error:
+        raise SetupError(f"search.objectives: {FLOPS} of a trial on {trial.data.name} is not known: {error}") from error
 
 
 def study_name(plan: Plan, cell: Cell) -> str:
@@ -213,9 +257,9 @@ def study_name(plan: Plan, cell: Cell) -> str:
     assert search is not None
     settings = {key: value for key, value in cell.settings.items()}
     meaning = [
-        search.model_dump(mode="json", exclude={"trials"}),
+        search.meaning,
         settings,
-        plan.profile.model_dump(mode="json"),
+        plan.profile.of(plan.experiment.file.paper).model_dump(mode="json", exclude={"papers"}),
         list(plan.seeds),
     ]
     mark = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:10]
@@ -266,9 +310,9 @@ def as_json(studies: list[CellStudy]) -> dict[str, Any]:
     """The artifact `search.json`."""
     search = studies[0].search
     return {
-        "schema": 1,
-        "metric": search.metric,
-        "direction": search.direction,
+        "schema": 2,
+        **({} if search.objectives else {"metric": search.metric, "direction": search.direction}),
+        "objectives": [{"metric": goal.metric, "direction": goal.direction} for goal in search.goals],
         "cells": [study.as_json() for study in studies],
         "importances": {study.cell.name: study.importances() for study in studies},
     }

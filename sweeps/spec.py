@@ -28,8 +28,8 @@ Match = dict[str, Scalar | list[Scalar]]
 
 NAMED = ("protocol", "teacher_protocol", "data")
 """Settings that are a name with fields of its own: `protocol = "x"` is `protocol.name`, `"protocol.lr"` one field."""
-PLAIN = ("method", "preset", "student", "teacher", "teacher_seed", "precision", "seeds")
-OPEN = ("hparams", "evaluate", *NAMED)
+PLAIN = ("method", "preset", "student", "teacher", "teacher_seed", "precision", "seeds", "train")
+OPEN = ("hparams", "evaluate", "transfer", "teacher_weights", "student_weights", *NAMED)
 
 
 class Strict(BaseModel):
@@ -92,12 +92,22 @@ class Reference(Strict):
 class Report(Strict):
     """How the cells become the paper's table or figure.
 
-    `metrics` are metrics of runs, but for three kinds: `histogram` and `density` show what a trial keeps of each image
-    (HISTOGRAM_METRICS, DENSITY_METRICS), and `declared` shows words, which its metrics are the columns of.
+    `metrics` are metrics of runs, but for some kinds: `histogram`, `density`, `images`, `scatter` and `matrix` show what
+    trials keep of single epochs (KEPT_METRICS), and `declared` shows words, which its metrics are the columns of.
     """
 
     kind: Literal[
-        "table", "heatmap", "curve", "bars", "histogram", "epochs", "density", "declared", "images", "scatter"
+        "table",
+        "heatmap",
+        "curve",
+        "bars",
+        "histogram",
+        "epochs",
+        "density",
+        "declared",
+        "images",
+        "scatter",
+        "matrix",
     ]
     metrics: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     select: Literal["last", "best"] = "best"
@@ -107,10 +117,27 @@ class Report(Strict):
     panels: str | None = None
     reference: Reference | None = None
     epochs: Annotated[tuple[int | Literal["last"], ...], Field(strict=False)] = Field(
-        (), description="density: the two epochs, from 0, that are compared, counted in the paper's `total_epochs`"
+        (), description="density: two epochs, images: one, from 0 and counted in the paper's `total_epochs`"
+    )
+    margin: dict[str, Annotated[float, Field(gt=0, strict=False)]] = Field(
+        {},
+        description="metric -> largest difference from the printed value that counts as reproduced, in the metric's unit",
+    )
+    digits: dict[str, Annotated[int, Field(ge=0, le=10)]] = Field({}, description="metric -> decimals shown")
+    compared: str | None = Field(
+        None,
+        description="axis, rows or columns, whose labels compete for best and second; a table's rows do by default",
+    )
+    unranked: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="labels of the compared axis that take no part, such as the networks trained on the labels"
+    )
+    variants: Annotated[tuple[Annotated[tuple[str, ...], Field(strict=False)], ...], Field(strict=False)] = Field(
+        (), description="groups of compared labels that are one method: second is the best of another method"
     )
     total_epochs: int | None = Field(
-        None, gt=0, description="density: how long the paper trains; at another length the same shares are taken"
+        None,
+        gt=0,
+        description="density, images: how long the paper trains; at another length the same shares are taken",
     )
 
 
@@ -146,15 +173,33 @@ class Range(Strict):
         return self
 
 
-class Search(Strict):
-    """An Optuna search inside each cell; seeds are folded into one objective value."""
+_QUALITY = r"(last|best)/(val/acc[15]_pct|test/(acc1_pct|acc5_pct|agree1_pct|loyalty|loyalty_nat|loyalty_code))"
+FLOPS = "cost/flops"
+PEAK_MEMORY = "train/peak_memory_mib"
+
+
+class Objective(Strict):
+    """One of several things that a search optimises."""
 
     metric: str = Field(
-        "best/val/acc1_pct",
-        pattern=r"^(last|best)/(val/acc[15]_pct|test/(acc1_pct|acc5_pct|agree1_pct|loyalty|loyalty_nat|loyalty_code))$",
-        description="the result metric to optimise",
+        pattern=rf"^({_QUALITY}|cost/flops|time/train_s|train/peak_memory_mib)$",
+        description="a result metric, or a cost: cost/flops is worked out from the trial and the same on every machine; time "
+        "and memory are measured (memory on a CPU is that of the worker, whatever it trained before)",
     )
+    direction: Literal["maximize", "minimize"]
+
+
+class Search(Strict):
+    """An Optuna search inside each cell; seeds are folded into one value of each objective.
+
+    One objective is given by `metric` and `direction`, several by `objectives`.
+    """
+
+    metric: str = Field("best/val/acc1_pct", pattern=rf"^{_QUALITY}$", description="the result metric to optimise")
     direction: Literal["maximize", "minimize"] = "maximize"
+    objectives: Annotated[tuple[Objective, ...], Field(strict=False)] = Field(
+        (), description="two or more, none of which is worth more than another: the search looks for their Pareto front"
+    )
     trials: int = Field(gt=0)
     startup_trials: int = Field(10, ge=1)
     sampler: Literal["tpe", "gp", "random"] = "tpe"
@@ -163,6 +208,17 @@ class Search(Strict):
     prune_from_epoch: int = Field(1, ge=1)
     seed: int = Field(0, ge=0)
     space: Annotated[tuple[Range, ...], Field(min_length=1, strict=False)]
+
+    @property
+    def goals(self) -> tuple[Objective, ...]:
+        """What is optimised, in either form."""
+        return self.objectives or (Objective(metric=self.metric, direction=self.direction),)
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """All that gives a study's values their meaning, as JSON; only the form of the objectives that is in use."""
+        form = {"metric", "direction"} if self.objectives else {"objectives"}
+        return self.model_dump(mode="json", exclude={"trials", *form})
 
 
 class ExperimentFile(Strict):
@@ -201,14 +257,20 @@ class SearchScale(Strict):
     startup_trials: int | None = Field(None, ge=1)
 
 
-class Profile(Strict):
-    """A scale: what the paper's data sets, networks and protocols become."""
+class Names(Strict):
+    """What names of the papers become at a scale."""
 
-    title: str
-    resources: Resources | None = None
     data: dict[str, str | dict[str, Any]] = {}
     networks: dict[str, str] = {}
     protocols: dict[str, str] = {}
+
+
+class Profile(Names):
+    """A scale: what the papers' data sets, networks and protocols become; `papers` has what only one paper's become."""
+
+    title: str
+    resources: Resources | None = None
+    papers: dict[str, Names] = {}
     when: Annotated[tuple[Rule, ...], Field(strict=False)] = ()
     keep: dict[str, dict[str, list[str]]] = {}
     search: SearchScale = SearchScale()
@@ -220,6 +282,12 @@ class Profile(Strict):
     def place(self) -> str:
         """How messages name the file."""
         return self.given if self.given.endswith(".toml") else f"profiles/{self.given}.toml"
+
+    def of(self, paper: str) -> Profile:
+        """The profile as it is for one paper, whose own names come first."""
+        own = self.papers.get(paper, Names())
+        merged = {kind: {**getattr(self, kind), **getattr(own, kind)} for kind in Names.model_fields}
+        return self.model_copy(update=merged)
 
 
 @dataclass(frozen=True)
@@ -611,6 +679,22 @@ HISTOGRAM_METRICS = ("test/loyalty_code",)
 """What a trial keeps a histogram of over the test images, in loyalty.json."""
 DENSITY_METRICS = ("train/difficulty",)
 """What a trial keeps a histogram of over generated images, in difficulty.json, beside sample images."""
+IMAGES_METRICS = ("train/easiest", "train/hardest", "train/spread")
+"""Training images of each class by their difficulty, which a trial keeps in <name>.png with their g in extremes.json."""
+SCATTER_METRICS = ("test/embedding",)
+"""Features of test images as points in the plane, in embedding.json."""
+MATRIX_METRICS = ("classifier/centres",)
+"""Weights of the classifier for ten classes, in centres.json."""
+KEPT_METRICS = {
+    "histogram": HISTOGRAM_METRICS,
+    "density": DENSITY_METRICS,
+    "images": IMAGES_METRICS,
+    "scatter": SCATTER_METRICS,
+    "matrix": MATRIX_METRICS,
+}
+"""Kind of report -> what it shows of single epochs."""
+BY_ROW = ("images", "scatter", "matrix", "declared")
+"""Kinds with neither columns nor panels."""
 
 SETTABLE = (*PLAIN, *(f"{name}.<field>" for name in OPEN))
 
@@ -631,6 +715,7 @@ def structure_faults(file: ExperimentFile, place: str) -> list[str]:
     faults += setting_faults(file.base, f"{place}: base")
     if file.search is not None:
         faults += setting_faults({dimension.path: None for dimension in file.search.space}, f"{place}: search.space")
+        faults += objective_faults(file.search, f"{place}: search")
     for number, rule in enumerate(file.when):
         faults += match_faults(file, rule.match, f"{place}: when[{number}].match")
         faults += setting_faults(rule.set, f"{place}: when[{number}].set")
@@ -639,6 +724,29 @@ def structure_faults(file: ExperimentFile, place: str) -> list[str]:
             faults += match_faults(file, left_out.match, f"{place}: {kind}[{number}].match")
             faults += left_out_faults(file, left_out, kind, f"{place}: {kind}[{number}].metrics")
     return faults + report_faults(file, place)
+
+
+def objective_faults(search: Search, place: str) -> list[str]:
+    """Objectives in both forms, too few of them, one that is repeated, and a pruner, which knows one objective only."""
+    given = search.model_fields_set
+    if "objectives" not in given:
+        return []
+    faults = [
+        f"{place}.{name}: {getattr(search, name)!r} is given beside objectives, which are all that is optimised; leave one out"
+        for name in ("metric", "direction")
+        if name in given
+    ]
+    metrics = [each.metric for each in search.objectives]
+    if len(metrics) < 2:
+        faults.append(f"{place}.objectives: needs two or more (got {metrics}); one is given by metric and direction")
+    for metric in sorted({metric for metric in metrics if metrics.count(metric) > 1}):
+        faults.append(f"{place}.objectives: {metric!r} occurs {metrics.count(metric)} times; metrics must differ")
+    if search.pruner != "none" and len(metrics) > 1:
+        faults.append(
+            f"{place}.pruner: {search.pruner!r} compares trials by one metric, and Optuna has no pruner for several "
+            "objectives; leave it out"
+        )
+    return faults
 
 
 def axis_faults(axis: Axis, place: str) -> list[str]:
@@ -732,38 +840,88 @@ def report_faults(file: ExperimentFile, place: str) -> list[str]:
     for name in report.reference.axes if report.reference else ():
         if name not in names:
             faults.append(f"{place}: report.reference.axes: {unknown('axis', name, names)}")
-    return faults + kind_faults(report, f"{place}: report")
+    return faults + rank_faults(file, f"{place}: report") + kind_faults(file, f"{place}: report")
 
 
-def kind_faults(report: Report, place: str) -> list[str]:
-    """What a kind of report needs, or cannot show."""
-    faults = []
-    if report.kind in ("histogram", "epochs", "density", "declared") and report.columns is not None:
-        faults.append(f"{place}.columns: kind {report.kind!r} has none (got {report.columns!r}); use rows and panels")
-    if report.kind == "declared" and report.panels is not None:
-        faults.append(f"{place}.panels: kind 'declared' has none (got {report.panels!r}); use rows")
-    measured = {"histogram": HISTOGRAM_METRICS, "density": DENSITY_METRICS}.get(report.kind)
-    if measured is not None and (len(report.metrics) > 1 or report.metrics[0] not in measured):
+def rank_faults(file: ExperimentFile, place: str) -> list[str]:
+    """Digits of metrics that are not shown, and what is said of a ranking over labels that do not compete."""
+    report = file.report
+    faults = [
+        f"{place}.digits: {unknown('metric of report.metrics', name, report.metrics)}"
+        for name in report.digits
+        if name not in report.metrics
+    ]
+    ranked = report.compared or (report.rows if report.kind == "table" else None)
+    if report.compared is not None and report.compared not in (report.rows, report.columns):
+        shown = [name for name in (report.rows, report.columns) if name is not None]
+        return [*faults, f"{place}.compared: {unknown('axis of rows or columns', report.compared, shown)}"]
+    listed = {"unranked": report.unranked, "variants": tuple(itertools.chain(*report.variants))}
+    axis = next((axis for axis in file.axes if axis.name == ranked), None)
+    for field_name, labels in listed.items():
+        if labels and ranked is None:
+            faults.append(f"{place}.{field_name}: kind {report.kind!r} ranks nothing; name the axis in report.compared")
+        elif axis is not None:
+            known = [value.label for value in axis.values]
+            faults += [
+                f"{place}.{field_name}: {unknown(f'label of axis {axis.name}', x, known)}"
+                for x in labels
+                if x not in known
+            ]
+        for label in sorted({label for label in labels if labels.count(label) > 1}):
+            faults.append(f"{place}.{field_name}: {label!r} occurs {labels.count(label)} times; once is allowed")
+    return faults
+
+
+def kind_faults(file: ExperimentFile, place: str) -> list[str]:
+    """What a kind of report needs, or cannot show; a search is a `scatter` of its suggestions by any metrics."""
+    report, faults = file.report, []
+    by_row = report.kind in BY_ROW and file.search is None
+    if (report.kind in ("histogram", "epochs", "density") or by_row) and report.columns is not None:
+        instead = "use rows" if by_row else "use rows and panels"
+        faults.append(f"{place}.columns: kind {report.kind!r} has none (got {report.columns!r}); {instead}")
+    if by_row and report.panels is not None:
+        faults.append(f"{place}.panels: kind {report.kind!r} has none (got {report.panels!r}); use rows")
+    kept = None if file.search is not None else KEPT_METRICS.get(report.kind)
+    several = report.kind == "images"
+    if kept is not None and (not set(report.metrics) <= set(kept) or (len(report.metrics) > 1 and not several)):
+        amount = "some" if several else "one"
         faults.append(
-            f"{place}.metrics: kind {report.kind!r} shows one of {', '.join(measured)} (got {list(report.metrics)})"
+            f"{place}.metrics: kind {report.kind!r} shows {amount} of {', '.join(kept)} (got {list(report.metrics)})"
         )
+    if len(set(report.metrics)) < len(report.metrics) and several:
+        faults.append(f"{place}.metrics: one is repeated (got {list(report.metrics)})")
     if report.kind == "epochs":
         faults += [
             f"{place}.metrics: {name!r} has one value a run, no curve; name the metric itself, e.g. test/acc1_pct"
             for name in report.metrics
             if name.startswith(("best/", "last/", "stats/"))
         ]
-    return faults + epochs_faults(report, place)
+    return faults + margin_faults(report, f"{place}.margin") + epochs_faults(report, place)
+
+
+def margin_faults(report: Report, place: str) -> list[str]:
+    """Margins of metrics that the report does not show, or that nothing is compared with."""
+    faults = [
+        f"{place}: {unknown('metric of report.metrics', name, report.metrics)}"
+        for name in report.margin
+        if name not in report.metrics
+    ]
+    if report.margin and (report.reference is None or report.kind == "declared"):
+        remedy = "words have none" if report.kind == "declared" else "needs printed values, [report.reference]"
+        faults.append(f"{place}: {remedy}; leave it out (got {report.margin})")
+    return faults
 
 
 def epochs_faults(report: Report, place: str) -> list[str]:
-    """Epochs of a density that are missing, equal, or beyond the paper's training."""
-    if report.kind != "density":
+    """Epochs of a density or of images that are missing, equal, or beyond the paper's training."""
+    if report.kind not in ("density", "images"):
         given = [name for name in ("epochs", "total_epochs") if getattr(report, name)]
-        return [f"{place}.{name}: only kind 'density' has it, not {report.kind!r}" for name in given]
+        return [f"{place}.{name}: only kinds 'density' and 'images' have it, not {report.kind!r}" for name in given]
     faults = []
     numbers = [epoch for epoch in report.epochs if epoch != "last"]
-    if len(report.epochs) != 2 or len(set(report.epochs)) != 2:
+    if report.kind == "images" and len(report.epochs) != 1:
+        faults.append(f'{place}.epochs: needs one epoch, e.g. [50] or ["last"] (got {list(report.epochs)})')
+    if report.kind == "density" and (len(report.epochs) != 2 or len(set(report.epochs)) != 2):
         faults.append(f'{place}.epochs: needs two different epochs, e.g. [10, "last"] (got {list(report.epochs)})')
     if numbers and report.total_epochs is None:
         faults.append(f"{place}.total_epochs: is missing; epochs {list(report.epochs)} are counted in it")

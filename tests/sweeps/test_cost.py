@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sweeps import cost, resolve, spec
-from trainers.config import Trial
+from trainers import data, methods, registry
+from trainers.config import DataSpec, Trial
 
 NOWHERE = Path("/nowhere")
 
@@ -32,7 +33,7 @@ def test_forward_operations_of_known_networks() -> None:
 
 def test_an_epoch_of_the_published_log_takes_as_long_as_it_took() -> None:
     found = trial("cudfkd/fig10", alpha="0.2")
-    seconds = cost.gpu_seconds(found, NOWHERE)
+    seconds = cost.seconds(found, NOWHERE)
     assert seconds is not None
     assert seconds / 300 == pytest.approx(208, rel=0.02)
 
@@ -40,18 +41,118 @@ def test_an_epoch_of_the_published_log_takes_as_long_as_it_took() -> None:
 def test_more_epochs_cost_in_proportion_and_a_measurement_nothing() -> None:
     found = trial("cudfkd/fig10", alpha="0.2")
     longer = found.model_copy(update={"protocol": found.protocol.model_copy(update={"epochs": 600})})
-    assert cost.gpu_seconds(longer, NOWHERE) == pytest.approx(2 * (cost.gpu_seconds(found, NOWHERE) or 0))
+    assert cost.seconds(longer, NOWHERE) == pytest.approx(2 * (cost.seconds(found, NOWHERE) or 0))
     measured = trial("cudfkd/fig8", **{"measured against": "clean teacher"})
-    assert cost.gpu_seconds(measured, NOWHERE) == 0.0
+    assert cost.seconds(measured, NOWHERE) == 0.0
 
 
 def test_a_set_of_unknown_size_has_no_estimate(place: Any) -> None:
     plan = place.plan(place.write())
     teacher = next(iter(plan.trials.values()))
-    assert cost.gpu_seconds(teacher, NOWHERE) is None  # digits: never trained on a GPU for its cost's sake
+    assert cost.seconds(teacher, NOWHERE) is not None
+    own = teacher.data.model_copy(update={"name": "image_folder", "folder": "pets"})
+    assert cost.seconds(teacher.model_copy(update={"data": own}), NOWHERE) is None
+
+
+def test_a_cpu_is_slower_and_its_threads_count() -> None:
+    found = trial("cudfkd/fig10", alpha="0.2")
+    one, two = (cost.seconds(found, NOWHERE, threads=threads) for threads in (1, 2))
+    assert one is not None
+    assert two == one / 2
+    assert one == pytest.approx(cost.flops(found, NOWHERE) / cost.CPU_FLOPS_PER_S)
+
+
+def test_sizes_of_shipped_sets_are_those_of_their_images(place: Any) -> None:
+    for name in ("digits", "digits_turned"):
+        assert cost.TRAIN_IMAGES[name] == len(data.load(DataSpec(name=name), place.settings.data).train)
 
 
 def test_generators_count_only_where_there_is_one() -> None:
     config = trial("cudfkd/fig10", alpha="0.2").hparams
     assert cost.generator_flops(object(), 3, 32) == 0.0
     assert config["generator_width"] == 64
+
+
+SETTINGS = {
+    "protocol.name": "gpu-scratch", "teacher_protocol.name": "gpu-scratch", "data.name": "cifar100",
+    "teacher": "wrn_40_2", "student": "wrn_16_2",
+}  # fmt: skip
+
+
+def distilled(**settings: Any) -> Trial:
+    """A trial of 30 epochs on CIFAR-100, WRN-40-2 to WRN-16-2."""
+    loaded = spec.load("cudfkd/fig7")
+    cell = spec.Cell({}, SETTINGS | {name.replace("__", "."): value for name, value in settings.items()})
+    return resolve.resolve(loaded, spec.load_profile("paper"), cell, 0, NOWHERE)[0]
+
+
+def test_operations_of_a_distillation_by_hand() -> None:
+    teacher, student = (cost.forward_flops(name, 100, 3, 32) for name in ("wrn_40_2", "wrn_16_2"))
+    found = cost.flops(distilled(method="kd"), NOWHERE)
+    assert found == 30 * 50_000 * (3 * student + teacher)  # forward, twice that backward; the teacher forward only
+    assert cost.seconds(distilled(method="kd"), NOWHERE) == found / cost.FLOPS_PER_S
+    assert cost.flops(distilled(method="ce"), NOWHERE) == 30 * 50_000 * 3 * student
+
+
+@pytest.mark.parametrize(
+    ("method", "hparams", "views"),
+    [
+        ("pckd", {}, 4),
+        ("pckd", {"hparams__beta_fa": 0.0}, 4),
+        ("pckd", {"hparams__beta_cc": 0.0}, 4),
+        ("pckd", {"hparams__beta_fa": 0.0, "hparams__beta_cc": 0.0}, 1),
+        ("sskd", {}, 4),
+        ("sskd", {"hparams__tf_weight": 0.0}, 4),
+        ("sskd", {"hparams__tf_weight": 0.0, "hparams__ss_weight": 0.0}, 1),
+        ("mld", {}, 2),
+        ("dkd", {}, 1),
+    ],
+)
+def test_every_view_of_an_image_is_paid_for(method: str, hparams: dict[str, float], views: int) -> None:
+    once = cost.flops(distilled(method="kd"), NOWHERE)
+    assert cost.flops(distilled(method=method, **hparams), NOWHERE) == views * once
+
+
+def test_methods_that_choose_their_views_say_which() -> None:
+    """Else a trial of theirs would be priced as if it saw one view."""
+    files = {name: methods.module(name) for name in registry.names("methods")}
+    choosing = {name for name, file in files.items() if "self.views =" in Path(str(file.__file__)).read_text()}
+    assert choosing == {"pckd", "sskd"}
+    assert all(hasattr(files[name], "views") for name in choosing)
+
+
+def test_images_that_are_held_out_or_left_out_cost_nothing() -> None:
+    whole = cost.flops(distilled(method="kd"), NOWHERE)
+    assert cost.flops(distilled(method="kd", data__holdout_images=5000), NOWHERE) == pytest.approx(whole * 45 / 50)
+    assert cost.flops(distilled(method="kd", data__train_per_class=50), NOWHERE) == pytest.approx(whole / 10)
+
+
+def test_operations_do_not_depend_on_the_seed_or_on_what_is_only_measured() -> None:
+    found = distilled(method="kd")
+    assert cost.flops(found.model_copy(update={"seed": 7}), NOWHERE) == cost.flops(found, NOWHERE)
+    measured = trial("cudfkd/fig8", **{"measured against": "clean teacher"})
+    assert cost.flops(measured, NOWHERE) == 0.0
+    assert cost.flops(trial("cudfkd/fig10", alpha="0.2"), NOWHERE) == pytest.approx(300 * 208 * 10e12, rel=0.02)
+
+
+def test_images_of_a_set_of_unknown_size_are_counted() -> None:
+    digits = distilled(method="ce", data__name="digits", student="resnet8")
+    student = cost.forward_flops("resnet8", 10, 1, 8)
+    assert cost.flops(digits, NOWHERE) == 30 * (1797 - 449 - 270) * 3 * student  # all less test and val
+
+
+def test_the_shipped_search_trades_accuracy_for_operations() -> None:
+    """Without alignment and contrast of features nothing is turned, so a suggestion costs a quarter."""
+    experiment, profile = spec.load("pckd/search"), spec.load_profile("paper")
+    assert experiment.file.search is not None
+    assert [goal.metric for goal in experiment.file.search.goals] == ["best/val/acc1_pct", "cost/flops"]
+    found: dict[bool, set[float]] = {}
+    for point in resolve.corners(experiment.file.search.space):
+        trial = resolve.resolve(experiment, profile, experiment.cells[0], 0, NOWHERE, point)[0]
+        assert trial.teacher is not None
+        assert trial.teacher.trial is not None
+        assert trial.teacher.trial.data == trial.data  # the teacher never sees what the search validates on
+        turned = point["hparams.beta_fa"] > 0 or point["hparams.beta_cc"] > 0
+        found.setdefault(turned, set()).add(cost.flops(trial, NOWHERE))
+    (dear,), (cheap,) = found[True], found[False]
+    assert dear == 4 * cheap
