@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from analysis.errors import AnalysisError
 from sweeps import settings as places
@@ -21,16 +21,17 @@ from sweeps.settings import Settings
 if TYPE_CHECKING:
     from analysis.declared import Declared
     from analysis.grid import Grid
+    from analysis.layout import Style
     from analysis.runs import Store
     from analysis.searches import SearchResult
     from analysis.tables import Table
 
-    Result = Grid | SearchResult | Declared
+    Result: TypeAlias = Grid | SearchResult | Declared
 
 log = logging.getLogger(__name__)
 
 Select = Literal["last", "best"]
-TABLE_FILES = {"md": "table.md", "latex": "table.tex", "csv": "table.csv"}
+TABLE_FILES = {"md": "table.md", "latex": "table.tex", "csv": "table.csv", "html": "table.html"}
 
 
 @dataclass(frozen=True)
@@ -76,28 +77,42 @@ def load(
     return grid.load(experiment, profile.name, sweep, store, metrics, select)
 
 
-def table_of(result: Result) -> tuple[Table, list[dict[str, Any]]]:
-    """The table, and its rows for machines."""
-    from analysis import declared, searches, tables
+def table_of(result: Result, baseline: str = "") -> tuple[Table, list[dict[str, Any]]]:
+    """The table, and its rows for machines.
 
+    Raises:
+        AnalysisError: a baseline that the table's rows cannot be compared with.
+    """
+    from analysis import declared, grid, searches, tables
+    from analysis.errors import ReportError
+
+    if baseline and not isinstance(result, grid.Grid):
+        noun = "a search" if isinstance(result, searches.SearchResult) else "a table of words"
+        raise ReportError(f"{result.name}: {noun} compares no rows with {baseline!r}; leave out --arrows")
     if isinstance(result, searches.SearchResult):
         return searches.table(result), searches.rows(result)
     if isinstance(result, declared.Declared):
         return declared.table(result), declared.rows(result)
-    return tables.table(result), tables.rows(result)
+    return tables.table(result, baseline), tables.rows(result)
 
 
-def table_texts(result: Result) -> dict[str, str]:
+def table_texts(result: Result, style: Style | None = None, baseline: str = "") -> dict[str, str]:
+    """The table in every format.
+
+    Raises:
+        AnalysisError: as for `table_of`.
+    """
     from analysis import tables
 
-    table, rows = table_of(result)
-    return {"md": tables.markdown(table), "latex": tables.latex(table), "csv": tables.csv_text(rows)}
+    table, rows = table_of(result, baseline)
+    texts = {name: write(table, style or tables.PLAIN) for name, write in tables.FORMATS.items()}
+    return texts | {"csv": tables.csv_text(rows)}
 
 
 def drawable(result: Result) -> bool:
-    from analysis import figures, grid
+    from analysis import figures, grid, searches
 
-    return isinstance(result, grid.Grid) and result.kind in figures.kinds()
+    return isinstance(result, grid.Grid | searches.SearchResult) and figures.kind_of(result) in figures.kinds()
 
 
 def figure_files(result: Result, where: Path) -> list[Path]:
@@ -106,18 +121,16 @@ def figure_files(result: Result, where: Path) -> list[Path]:
     Raises:
         AnalysisError: a kind that nothing draws.
     """
-    from analysis import figures, grid, searches
+    from analysis import declared, figures
     from analysis.errors import ReportError
 
-    if not isinstance(result, grid.Grid):
-        noun = "a search" if isinstance(result, searches.SearchResult) else "a table of words"
+    if isinstance(result, declared.Declared):
         raise ReportError(
-            f"{result.name}: {noun} has no figure; `paper table {result.name} --profile {result.profile}` shows it"
+            f"{result.name}: a table of words has no figure; "
+            f"`paper table {result.name} --profile {result.profile}` shows it"
         )
-    figure = figures.draw(result)
-    return [
-        write(where / f"{result.kind}.{extension}", figures.render(figure, extension)) for extension in figures.FORMATS
-    ]
+    figure, kind = figures.draw(result), figures.kind_of(result)
+    return [write(where / f"{kind}.{extension}", figures.render(figure, extension)) for extension in figures.FORMATS]
 
 
 def missing(result: Result) -> int:
@@ -157,11 +170,12 @@ def write(path: Path, content: bytes) -> Path:
 
 EXAMPLES: Mapping[str, tuple[str, str]] = {
     "table": (
-        "print an experiment's table and write it as Markdown, LaTeX and CSV",
-        "paper table cudfkd/fig9 --profile demo\npaper table 'cudfkd/*' --profile demo --format latex --select last",
+        "print an experiment's table and write it as Markdown, LaTeX, CSV and HTML",
+        "paper table cudfkd/fig9 --profile demo\npaper table 'cudfkd/*' --profile demo --format latex --select last\n"
+        "paper table cudfkd/table2 --format latex --arrows DAFL --siunitx --standalone",
     ),
     "figure": (
-        "draw an experiment's figure as PNG and PDF and print the files' paths",
+        "draw an experiment's figure as PNG, PDF and SVG and print the files' paths",
         "paper figure cudfkd/fig9 --profile demo --out figures",
     ),
     "diff": (
@@ -169,6 +183,15 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "paper diff cudfkd/fig9 --profile demo --metric test/acc1_pct",
     ),
 }
+CLAIMS = (
+    "check the papers' claims against finished sweeps and against the papers' own values",
+    "paper claims --profile demo --paper cudfkd\npaper claims C06 P01 --format csv",
+)
+REPORT = (
+    "write one HTML file: tables, figures, comparisons, failures, provenance and claims, nothing fetched from a network",
+    "paper report --profile demo\npaper report cudfkd/fig9 'cudfkd/table*' --profile demo --out results.html",
+)
+DIFF_FORMATS = ("md", "csv")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -207,11 +230,135 @@ def parser() -> argparse.ArgumentParser:
             output.add_argument(
                 "--format", choices=tuple(TABLE_FILES), default="md", help="format on stdout (default: %(default)s)"
             )
+            style_options(verb)
+        if name == "diff":
+            output.add_argument(
+                "--format", choices=DIFF_FORMATS, default="md", help="format on stdout (default: %(default)s)"
+            )
         if name != "diff":
             verb.add_argument(
                 "--out", type=Path, metavar="DIR", help="folder for the files (default: paper/ beside .sweeps)"
             )
+    claims_parser(verbs)
+    report_parser(verbs)
     return root
+
+
+def style_options(verb: argparse.ArgumentParser) -> None:
+    """How `table` writes; an option that means nothing in one of the formats leaves that one as it is."""
+    verb.add_argument(
+        "--spread",
+        choices=("pm", "subscript"),
+        default="pm",
+        help="std over seeds as 93.50 ± 0.71 or as a subscript (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--arrows", metavar="ROW", default="", help="in parentheses the difference to this row, e.g. 75.64 (↑0.72)"
+    )
+    verb.add_argument(
+        "--links", action="store_true", help="Markdown, LaTeX: values link to their runs; HTML always does"
+    )
+    verb.add_argument(
+        "--siunitx", action="store_true", help="LaTeX: align numbers at the point, in siunitx's S columns"
+    )
+    verb.add_argument("--standalone", action="store_true", help="LaTeX: a document of its own, not a part for \\input")
+
+
+def claims_parser(verbs: Any) -> None:
+    """The verb whose arguments are claims, not experiments."""
+    text, example = CLAIMS
+    lines = "\n".join(f"  {line}" for line in example.splitlines())
+    codes = "exit codes: 0 done, whatever the verdicts; 1 runs are missing that would settle a claim; 2 bad usage"
+    verb = verbs.add_parser(
+        "claims",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=f"{codes}\n\nexample:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument("ids", nargs="*", metavar="CLAIM", help="ids such as C06; default: all")
+    verb.add_argument("--paper", choices=("cudfkd", "pckd"), help="the claims of one paper")
+    verb.add_argument("--profile", default="paper", help="scale at which it was swept (default: %(default)s)")
+    output = verb.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print JSON for machines")
+    output.add_argument("--format", choices=DIFF_FORMATS, default="md", help="format on stdout (default: %(default)s)")
+
+
+def report_parser(verbs: Any) -> None:
+    """The verb that makes one page of many experiments."""
+    text, example = REPORT
+    lines = "\n".join(f"  {line}" for line in example.splitlines())
+    codes = "exit codes: 0 done, 1 cells are missing or were never swept, 2 bad usage, or something cannot be shown"
+    verb = verbs.add_parser(
+        "report",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=f"{codes}\n\nexample:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument(
+        "experiments",
+        nargs="*",
+        default=["all"],
+        metavar="EXPERIMENT",
+        help="name, glob, `all` (default), or the path of your own file",
+    )
+    verb.add_argument("--profile", default="paper", help="scale at which it was swept (default: %(default)s)")
+    verb.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file (default: report-PROFILE.html in paper/ beside .sweeps)"
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def report_verb(args: argparse.Namespace, settings: Settings) -> int:
+    """Writes the page, prints its path, and returns the exit code."""
+    from analysis import report as pages
+    from analysis import runs
+    from sweeps import spec
+
+    try:
+        profile = spec.load_profile(args.profile)
+        name = f"report-{profile.name}.html"
+        path = settings.home.parent / "paper" / name if args.out is None else args.out
+        if path.is_dir():
+            return report([f"{path}: is a folder; --out takes the name of a file, e.g. {path / name}"])
+        made = pages.make(spec.find(args.experiments), runs.connect(settings), args.profile)
+        write(path, made.html.encode())
+    except (AnalysisError, SweepError) as error:
+        return report(error.faults)
+    if args.json:
+        content = {"file": str(path), "profile": profile.name, "experiments": made.rows}
+        sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(f"{path}\n")
+    if made.missing:
+        sys.stderr.write(f"missing: {made.missing} cells have no value, or not all of theirs\n")
+    return report(made.faults) if made.faults else 1 if made.missing else 0
+
+
+def claims_verb(args: argparse.Namespace, settings: Settings) -> int:
+    """Prints the verdicts and returns the exit code."""
+    from analysis import claims, runs, tables
+    from analysis.claims import _report
+    from sweeps import spec
+
+    try:
+        wanted = claims.find(args.ids, args.paper)
+        profile = spec.load_profile(args.profile)
+        pairs = _report.judged(wanted, runs.connect(settings), profile)
+    except (AnalysisError, SweepError) as error:
+        return report(error.faults)
+    if args.json:
+        content = _report.objects(pairs, profile.name)
+        sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    elif args.format == "csv":
+        sys.stdout.write(tables.csv_text(_report.rows(pairs, profile.name)))
+    else:
+        sys.stdout.write(tables.markdown(_report.table(pairs, profile.name)))
+    waiting = sum(mine.waits for mine, _ in pairs)
+    if waiting:
+        sys.stderr.write(f"missing: {waiting} of the claims asked for wait for runs\n")
+    return 1 if waiting else 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -219,6 +366,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     settings = places.load()
+    if args.verb == "claims":
+        return claims_verb(args, settings)
+    if args.verb == "report":
+        return report_verb(args, settings)
     faults: list[str] = []
     holes = 0
     answers: list[Any] = []
@@ -252,15 +403,21 @@ def answer(result: Result, args: argparse.Namespace, settings: Settings) -> Any:
     head = {"experiment": result.name, "profile": result.profile}
     where = place(settings.home.parent / "paper" if args.verb == "diff" or args.out is None else args.out, result)
     if args.verb == "diff":
-        return diff_answer(result, head) if args.json else diff_text(result)
+        return diff_answer(result, head) if args.json else diff_text(result, args.format)
     if args.verb == "figure":
         files = [str(path) for path in figure_files(result, where)]
         return head | {"files": files} if args.json else "".join(f"{path}\n" for path in files)
-    texts = table_texts(result)
+    texts = table_texts(result, style_of(args), args.arrows)
     files = [str(write(where / TABLE_FILES[kind], texts[kind].encode())) for kind in TABLE_FILES]
     if args.json:
         return head | {"remarks": list(result.remarks), "rows": table_of(result)[1], "files": files}
     return texts[args.format]
+
+
+def style_of(args: argparse.Namespace) -> Style:
+    from analysis.layout import Style
+
+    return Style(args.spread, args.siunitx, args.standalone, args.links)
 
 
 def diff_answer(result: Result, head: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,10 +430,14 @@ def diff_answer(result: Result, head: Mapping[str, Any]) -> dict[str, Any]:
     return {**head, "comparable": result.comparable, "remarks": list(result.remarks), "rows": diff.rows(result)}
 
 
-def diff_text(result: Result) -> str:
+def diff_text(result: Result, kind: str = "md") -> str:
     from analysis import declared, diff, tables
 
     result = comparable(result)
+    if kind == "csv":
+        return tables.csv_text(
+            declared.diff_rows(result) if isinstance(result, declared.Declared) else diff.rows(result)
+        )
     found = declared.diff(result) if isinstance(result, declared.Declared) else diff.table(result)
     return tables.markdown(found)
 

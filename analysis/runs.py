@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from analysis.errors import StoreError
+from analysis.errors import NeverSwept, StoreError
 from sweeps.settings import Settings, shown
 
 if TYPE_CHECKING:
@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
-"""Of plan.json and search.json."""
-CACHE_SCHEMA = 1
+SCHEMAS = {"plan.json": (1,), "search.json": (1, 2)}
+"""Those that can be read."""
+CACHE_SCHEMA = 2
 SINGLY = 16
 """Up to so many digests are asked for one at a time, more in pages over all trials: MLflow has no IN for tags."""
 PAGE = 1000
 ARTIFACTS = re.compile(r"epoch_(\d{4,})")
 """Folder of what a trial keeps of one epoch, counted from 0."""
+TAG = "sweeps."
+NOT_MADE_WITH = ("role", "experiment", "profile", "digest", "record", "state", "attempt", "error", "log", "superseded")
+"""Tags that say what a run is and how it went; the others say what it was made with."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Run:
         state: done, failed, stopped or partial.
         error: cause of a failed run.
         metrics: latest value of each metric, results (`best/...`, `last/...`, `stats/...`) among them.
+        log: place of a failed run's log below the state root.
+        made: what it was made with, as recorded: `commit`, `versions`, `machine`, `device`.
     """
 
     digest: str
@@ -58,6 +63,8 @@ class Run:
     state: str
     error: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    log: str = ""
+    made: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,13 @@ class Sweep:
         plan: content of plan.json.
         search: content of search.json; None for a grid.
         run_id: the parent run.
+        made: what planned it, as recorded: `commit`, `versions`, `machine`.
     """
 
     plan: Mapping[str, Any]
     search: Mapping[str, Any] | None
     run_id: str
+    made: Mapping[str, str] = field(default_factory=dict)
 
 
 class Store:
@@ -93,7 +102,8 @@ class Store:
         """The parent run's plan, and its search where there is one.
 
         Raises:
-            StoreError: never swept, or a plan that cannot be read.
+            NeverSwept: there is no plan.
+            StoreError: a plan that cannot be read.
         """
         home = self._experiment(experiment, profile)
         where = f"tags.`sweeps.role` = 'parent' and tags.`sweeps.experiment` = {quoted(experiment)}"
@@ -110,7 +120,18 @@ class Store:
             raise never_swept(experiment, profile, self.address)
         plan = self._artifact(parent.info.run_id, "plan.json")
         search = self._artifact(parent.info.run_id, "search.json") if "search.json" in files else None
-        return Sweep(plan, search, parent.info.run_id)
+        return Sweep(plan, search, parent.info.run_id, made_with(parent.data.tags))
+
+    def serving(self, sweep: Sweep) -> dict[str, Run]:
+        """Readable name -> run of every trial that the sweep needs and that was started, teachers among them."""
+        with self._reading():
+            if "runs.json" not in {file.path for file in self.client.list_artifacts(sweep.run_id)}:
+                return {}
+            with tempfile.TemporaryDirectory() as folder:
+                path = self.client.download_artifacts(sweep.run_id, "runs.json", folder)
+                ids = json.loads(Path(path).read_text(encoding="utf-8"))
+            found = {name: self.client.get_run(run_id) for name, run_id in ids.items()}
+        return {name: self._run(run) for name, run in found.items() if f"{TAG}digest" in run.data.tags}
 
     def runs(self, digests: Iterable[str]) -> dict[str, Run]:
         """The run of each digest that has one, from any MLflow experiment of the store."""
@@ -224,7 +245,14 @@ class Store:
         link = page if web else f"runs:/{run.info.run_id}"
         state = tags.get("sweeps.state", "partial")
         return Run(
-            tags["sweeps.digest"], run.info.run_id, link, state, tags.get("sweeps.error", ""), dict(run.data.metrics)
+            tags["sweeps.digest"],
+            run.info.run_id,
+            link,
+            state,
+            tags.get("sweeps.error", ""),
+            dict(run.data.metrics),
+            tags.get("sweeps.log", ""),
+            made_with(tags),
         )
 
     def _artifact(self, run_id: str, name: str) -> dict[str, Any]:
@@ -235,9 +263,10 @@ class Store:
             content = json.loads(text)
         except ValueError as error:
             raise StoreError(f"{name} of run {run_id} is not valid JSON: {error}; {remedy}") from error
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        if not isinstance(content, dict) or content.get("schema") not in SCHEMAS[name]:
             found = content.get("schema") if isinstance(content, dict) else None
-            raise StoreError(f"{name} of run {run_id} has schema {found!r}, known is {SCHEMA}; {remedy}")
+            known = " and ".join(map(str, SCHEMAS[name]))
+            raise StoreError(f"{name} of run {run_id} has schema {found!r}, known is {known}; {remedy}")
         return content
 
     @contextmanager
@@ -332,9 +361,15 @@ def reading(address: str) -> Iterator[None]:
         raise StoreError(f"{address}: cannot be read: {cause}; {remedy}") from error
 
 
-def never_swept(experiment: str, profile: str, address: str) -> StoreError:
+def made_with(tags: Mapping[str, str]) -> dict[str, str]:
+    """What a run was made with, by tags without their prefix; what is empty was not recorded."""
+    mine = {name.removeprefix(TAG): value for name, value in sorted(tags.items()) if name.startswith(TAG)}
+    return {name: value for name, value in mine.items() if value and name not in NOT_MADE_WITH}
+
+
+def never_swept(experiment: str, profile: str, address: str) -> NeverSwept:
     command = f"sweep run {experiment} --profile {profile}"
-    return StoreError(f"{experiment}: never swept with profile {profile!r} in {address}; start it with `{command}`")
+    return NeverSwept(f"{experiment}: never swept with profile {profile!r} in {address}; start it with `{command}`")
 
 
 def first(candidates: Sequence[MlflowRun]) -> MlflowRun:

@@ -70,6 +70,12 @@ def test_an_installed_wheel_checks_every_experiment(site, foreign, profile):
     assert "no fault" in _run(site, foreign, "check", "--profile", profile)
 
 
+def test_the_wheel_carries_the_reports_page_and_the_mark_of_types(site):
+    carried = {path.name for path in (site / "analysis" / "report").glob("page.*")}
+    assert carried == {"page.html", "page.css", "page.js"}
+    assert (site / "analysis" / "py.typed").is_file()
+
+
 def test_the_wheel_carries_the_printed_values(site):
     carried = {path.name for path in (site / "analysis" / "reference").glob("*.csv")}
     assert carried == {path.name for path in (ROOT / "analysis" / "reference").glob("*.csv")}

@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,9 @@ class Bench:
     digest = staticmethod(digest)
     histogram = staticmethod(lambda *arguments, **options: histogram(*arguments, **options))
     samples = staticmethod(lambda *arguments, **options: samples(*arguments, **options))
+    extremes = staticmethod(lambda *arguments, **options: extremes(*arguments, **options))
+    embedding = staticmethod(lambda *arguments, **options: embedding(*arguments, **options))
+    centres = staticmethod(lambda *arguments, **options: centres(*arguments, **options))
 
     @property
     def settings(self) -> Settings:
@@ -240,6 +244,48 @@ def samples(seed: int, rows: int = 8, pixels: int = 32, grey: bool = False) -> b
     return buffer.getvalue()
 
 
+def extremes(
+    scores: Mapping[str, Mapping[str, list[float]]], *, columns: int = 8, pixels: int = 4, grey: bool = False
+) -> dict[str, bytes]:
+    """extremes.json and its three grids of tiles for class -> sort -> g, the border one pixel; tiles are coloured noise."""
+    random = np.random.default_rng(0)
+    tile = pixels + 2
+    classes = {
+        label: {sort: [[row, g] for row, g in enumerate(values)] for sort, values in sorts.items()}
+        for label, sorts in scores.items()
+    }
+    content = {"quantity": "[row, g]", "columns": columns, "tile": tile, "border": 1, "classes": classes}
+    files = {"extremes.json": json.dumps(content).encode()}
+    for sort in ("easiest", "hardest", "spread"):
+        image = np.full((len(classes) * tile, columns * tile, 3), 255, dtype=np.uint8)
+        for i, sorts in enumerate(classes.values()):
+            for j in range(len(sorts[sort])):
+                part = random.integers(0, 255, (pixels, pixels, 3), dtype=np.uint8)
+                image[i * tile + 1 : (i + 1) * tile - 1, j * tile + 1 : (j + 1) * tile - 1] = part
+        buffer = io.BytesIO()
+        Image.fromarray(image[:, :, 0] if grey else image).save(buffer, format="PNG")
+        files[f"{sort}.png"] = buffer.getvalue()
+    return files
+
+
+def embedding(per_class: int = 5, numbers: Iterable[int] = range(10), apart: float = 10.0, **content: Any) -> bytes:
+    """embedding.json: clouds of points on a circle of radius `apart`."""
+    random = np.random.default_rng(1)
+    labels = np.repeat(list(numbers), per_class)
+    angles = 2 * np.pi * labels / (labels.max() + 1)
+    x, y = (apart * wave(angles) + random.normal(size=len(labels)) for wave in (np.cos, np.sin))
+    known = {"schema": 1, "quantity": "t-SNE of pooled features", "x": x.round(4).tolist(), "y": y.round(4).tolist()}
+    return json.dumps(known | {"label": labels.tolist(), "silhouette": 0.4375} | content).encode()
+
+
+def centres(features: int = 6, numbers: Iterable[int] = range(10), **content: Any) -> bytes:
+    """centres.json: value i + j / 10 for class i in order and feature j."""
+    shown = list(numbers)
+    values = [[i + j / 10 for j in range(features)] for i in range(len(shown))]
+    known = {"schema": 1, "classes": shown, "values": values, "mean_cosine": 0.125}
+    return json.dumps(known | content).encode()
+
+
 DEFAULTS = {"test/acc1_pct": 90.25, "test/agree1_pct": 91.5, "test/loyalty_code": 0.7512}
 
 
@@ -260,3 +306,22 @@ def bench(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return Bench(tmp_path, MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}"))
+
+
+@pytest.fixture
+def pdflatex(tmp_path: Path) -> Callable[[str], str]:
+    """Compiles a document and returns its text; a warning of something beyond the margin is a failure too."""
+
+    def compile_(document: str) -> str:
+        (tmp_path / "document.tex").write_text(document, encoding="utf-8")
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+        log = (tmp_path / "document.log").read_text(errors="replace")
+        assert done.returncode == 0, log[-3000:]
+        assert "Overfull" not in log, [line for line in log.splitlines() if "Overfull" in line]
+        read = subprocess.run(
+            ["pdftotext", "-layout", "document.pdf", "-"], cwd=tmp_path, capture_output=True, text=True
+        )
+        return read.stdout
+
+    return compile_

@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis import cli
+from analysis import cli, runs
+from analysis.layout import Style
 
-FILES = ["table.md", "table.tex", "table.csv", "heatmap.png", "heatmap.pdf"]
+FILES = ["table.md", "table.tex", "table.csv", "table.html", "heatmap.png", "heatmap.pdf", "heatmap.svg"]
 HOLE = "pair=ResNet34 / ResNet18 k_begin=1/4 k_end=3/4"
 
 
@@ -24,17 +26,20 @@ def fig9(bench: Any) -> Any:
     return bench
 
 
-def test_table_prints_and_writes_three_formats(fig9: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_prints_and_writes_four_formats(fig9: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["table", "cudfkd/fig9", "--profile", "demo"]) == 0
     out, err = capsys.readouterr()
     folder = fig9.folder / "paper" / "cudfkd" / "fig9" / "demo"
     assert out == (folder / "table.md").read_text()
     assert out.startswith("**Effect of k_begin and k_end**\n")
     assert err == ""
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES[:3])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES[:4])
 
 
-@pytest.mark.parametrize(("kind", "start"), [("latex", "% needs"), ("csv", "pair,k_begin,k_end,metric,value")])
+@pytest.mark.parametrize(
+    ("kind", "start"),
+    [("latex", "% needs"), ("csv", "pair,k_begin,k_end,metric,value"), ("html", "<table>\n<caption>")],
+)
 def test_format_is_what_stdout_gets(fig9: Any, capsys: pytest.CaptureFixture[str], kind: str, start: str) -> None:
     assert cli.main(["table", "cudfkd/fig9", "--profile", "demo", "--format", kind, "--out", "elsewhere"]) == 0
     assert capsys.readouterr().out.startswith(start)
@@ -44,7 +49,7 @@ def test_format_is_what_stdout_gets(fig9: Any, capsys: pytest.CaptureFixture[str
 def test_figure_prints_its_paths(fig9: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["figure", "cudfkd/fig9", "--profile", "demo", "--out", "figures"]) == 0
     paths = capsys.readouterr().out.splitlines()
-    assert paths == [f"figures/cudfkd/fig9/demo/heatmap.{extension}" for extension in ("png", "pdf")]
+    assert paths == [f"figures/cudfkd/fig9/demo/heatmap.{extension}" for extension in ("png", "pdf", "svg")]
     assert all(Path(path).stat().st_size > 10_000 for path in paths)
 
 
@@ -53,7 +58,7 @@ def test_json_for_machines(fig9: Any, capsys: pytest.CaptureFixture[str]) -> Non
     (answer,) = json.loads(capsys.readouterr().out)
     assert answer["experiment"] == "cudfkd/fig9"
     assert len(answer["rows"]) == 9
-    assert len(answer["files"]) == 3
+    assert len(answer["files"]) == 4
     assert answer["rows"][1]["value"] == 90.62
     assert answer["rows"][1]["std"] is None
     assert cli.main(["diff", "cudfkd/fig9", "--profile", "demo", "--json"]) == 0
@@ -155,15 +160,16 @@ def test_outputs_writes_every_file_and_returns_the_table(fig9: Any) -> None:
     assert sorted(path.name for path in made.files[0].parent.iterdir()) == sorted(FILES)  # no temporary file is left
 
 
-def test_outputs_of_a_table_and_of_a_search_have_no_figure(bench: Any) -> None:
+def test_outputs_of_a_table_have_no_figure_and_those_of_a_search_have(bench: Any) -> None:
     name = bench.write(bench.axis("row", ["a"]), kind="table")
     bench.plan(name)
-    assert len(cli.outputs(name, "demo", bench.settings, bench.folder).files) == 3
+    assert len(cli.outputs(name, "demo", bench.settings, bench.folder).files) == 4
     space = '\n[search]\ntrials = 1\nspace = [ { path = "hparams.alpha", low = 0.0, high = 1.0 } ]\n'
     name = bench.write("", name="search", more=space)
     search = {"schema": 1, "metric": "best/val/acc1_pct", "direction": "maximize", "cells": [], "importances": {}}
     bench.plan(name, search=search)
-    assert len(cli.outputs(name, "demo", bench.settings, bench.folder).files) == 3
+    files = [path.name for path in cli.outputs(name, "demo", bench.settings, bench.folder).files]
+    assert files[4:] == ["search.png", "search.pdf", "search.svg"]
 
 
 def test_same_runs_same_bytes_from_another_folder_without_the_cache_torch_ray_and_optuna(
@@ -184,6 +190,63 @@ def test_same_runs_same_bytes_from_another_folder_without_the_cache_torch_ray_an
     environment = os.environ | {"PYTHONPATH": str(source), "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=environment, check=True, capture_output=True)
     assert [(elsewhere / "two" / "cudfkd" / "fig9" / "demo" / name).read_bytes() for name in FILES] == first
+
+
+def test_same_bytes_with_another_clock_and_from_another_folder(
+    fig9: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def texts() -> dict[str, str]:
+        result = cli.load(runs.connect(fig9.settings), "cudfkd/fig9", "demo")
+        return cli.table_texts(result, Style(siunitx=True, standalone=True, links=True))
+
+    first = texts()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e8)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert texts() == first
+    assert not any(str(tmp_path) in text for text in first.values())
+    assert time.strftime("%Y") not in "".join(first.values())
+
+
+def test_style_options_reach_the_files_of_the_formats_they_are_for(
+    bench: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = bench.write(bench.axis("row", ["a", "b"]), seeds=[0, 1])
+    bench.plan(name)
+    bench.fill(name)  # a: 90.25 and 90.73, b: 90.99 and 91.47; means 90.49 and 91.23
+    options = ["--spread", "subscript", "--arrows", "a", "--siunitx", "--standalone", "--links"]
+    assert cli.main(["table", name, "--profile", "demo", *options]) == 0
+    out = capsys.readouterr().out
+    assert "**91.23**<sub>±0.34</sub> (↑0.74) seeds [0](runs:/" in out
+    document = (bench.folder / "paper" / "tiny" / "grid" / "demo" / "table.tex").read_text()
+    assert document.startswith("\\documentclass")
+    assert "\\tablenum[table-format=2.2]{91.23}}$_{\\pm 0.34}$ ($\\uparrow_{0.74}$) seeds \\href{runs:/" in document
+    assert cli.main(["table", name, "--profile", "demo", "--arrows", "c"]) == 2
+    assert "error: tiny/grid: --arrows: unknown label of axis row 'c'; known: a, b" in capsys.readouterr().err
+
+
+def test_words_and_searches_have_no_arrows(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    space = '\n[search]\ntrials = 1\nspace = [ { path = "hparams.alpha", low = 0.0, high = 1.0 } ]\n'
+    name = bench.write("", name="search", more=space)
+    search = {"schema": 1, "metric": "best/val/acc1_pct", "direction": "maximize", "cells": [], "importances": {}}
+    bench.plan(name, search=search)
+    assert cli.main(["table", name, "--profile", "demo", "--arrows", "KD"]) == 2
+    assert "tiny/search: a search compares no rows with 'KD'; leave out --arrows" in capsys.readouterr().err
+
+
+def test_cell_with_two_configurations_is_an_error_that_names_both(
+    bench: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = bench.write(bench.axis("row", ["a"]))
+    bench.plan(name, edit=lambda plan: plan["cells"].append({"labels": {"row": "a"}, "trials": {"0": "b" * 64}}))
+    assert cli.main(["table", name, "--profile", "demo"]) == 2
+    out, err = capsys.readouterr()
+    first = bench.digest("demo", "row=a", 0)
+    assert (out, err) == (
+        "",
+        f"error: tiny/grid: cell row=a seed 0 has two configurations in the last plan: {first} and {'b' * 64}\n",
+    )
 
 
 @pytest.mark.parametrize("verb", ["table", "figure", "diff"])
