@@ -15,8 +15,8 @@ from analysis.figures import _panels, _style
 from analysis.grid import Grid
 from analysis.metrics import HOLE
 
-MIN_GAP = 0.04
-"""Part of the axis that two ticks must be apart for their labels not to touch."""
+CHARACTER = 0.0145
+"""Part of the axis that one character of a tick's label takes, at the width of a column."""
 
 
 def draw(grid: Grid) -> Figure:
@@ -76,4 +76,5 @@ def positions(labels: Sequence[str]) -> list[float]:
         return steps
     ordered = sorted(numbers)
     gaps = [b - a for a, b in pairwise(ordered)]
-    return numbers if not gaps or min(gaps) > MIN_GAP * (ordered[-1] - ordered[0]) else steps
+    needed = CHARACTER * max(map(len, labels)) * (ordered[-1] - ordered[0])
+    return numbers if not gaps or min(gaps) > needed else steps

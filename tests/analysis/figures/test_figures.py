@@ -134,6 +134,7 @@ def test_groups_have_a_colour_each(bench: Any) -> None:
         (["4", "5", "20"], [4.0, 5.0, 20.0]),
         (["none", "5"], [0.0, 1.0]),
         (["0.001", "0.01", "1"], [0.0, 1.0, 2.0]),  # 0.009 of 0.999: the first two would touch
+        (["1.003", "1.005", "1.05"], [0.0, 1.0, 2.0]),  # 0.04 of the axis apart: room for two characters, not for five
         (["nan", "1"], [0.0, 1.0]),
         (["1", "1.0"], [0.0, 1.0]),
         (["7"], [7.0]),
