@@ -106,7 +106,7 @@ def images(size: int = 32, channels: int = 3, batch: int = 2) -> Tensor:
 
 def test_every_network_that_is_listed_has_its_printed_count_or_is_known_to_have_none() -> None:
     assert set(models.known()) - set(COUNTS) - set(COUNTS_200) - set(COUNTS_1000) == OURS
-    assert len(models.known()) == 34
+    assert len(models.known()) == 39
 
 
 @pytest.mark.parametrize("name", COUNTS)
