@@ -18,6 +18,7 @@ from sweeps.settings import Settings
 
 if TYPE_CHECKING:
     from sweeps.plan import Plan
+    from sweeps.prices import Price
     from sweeps.search import CellStudy
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,9 @@ def parser() -> argparse.ArgumentParser:
         "plan", verb_plan, "Show what a run would do and what it would cost.", "sweep plan cudfkd/fig9 --profile demo"
     )
     add_selection(plan)
+    plan.add_argument(
+        "--probe", action="store_true", help="time a few updates of trials that none of like cost is on record of"
+    )
     run = add(
         "run",
         verb_run,
@@ -126,6 +130,11 @@ def parser() -> argparse.ArgumentParser:
     add(
         "data", verb_data, "Fetch and check the data sets of experiments.", "sweep data cudfkd/fig9 --profile demo", "*"
     )
+    replay = add(
+        "replay", verb_replay, "Run a finished trial again and compare every bit.", "sweep replay 3f9a1c07", None
+    )
+    replay.add_argument("digest", metavar="DIGEST", help="of the trial, or its first 4 digits or more")
+    replay.add_argument("--device", choices=("cpu", "cuda"), help="where (default: as recorded)")
     gc = add("gc", verb_gc, "Free what finished and dead trials left behind.", "sweep gc", None)
     gc.add_argument("--yes", action="store_true", help="delete; without it only list")
     return top
@@ -247,7 +256,8 @@ def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
 
     plans = _plans(arguments, settings)
     if arguments.json:
-        price = planning.price(plans, settings.state, settings.data)
+        from sweeps import preflight
+
         content = {
             "plans": [
                 {
@@ -258,13 +268,8 @@ def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
                 for plan in plans
             ],
             "counts": {state.value: count for state, count in planning.counts(plans).items()},
-            "price": {
-                "trial_hours": price.trial_hours,
-                "gpu_hours": price.gpu_hours,
-                "known": price.known,
-                "computed": price.computed,
-                "unknown": price.unknown,
-            },
+            "price": _price(plans, settings, probe=arguments.probe).as_json(),
+            "faults": preflight.faults(plans, settings),
         }
         _say(json.dumps(content, indent=1))
         return 0
@@ -272,8 +277,24 @@ def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _price(
+    plans: Sequence[Plan], settings: Settings, *, probe: bool = False, to_come: Mapping[str, int] | None = None
+) -> Price:
+    """Price of what is left; with `probe` a few updates are timed here first."""
+    from sweeps import prices
+
+    probed: dict[str, float] = {}
+    if probe:
+        probed, problems = prices.probe(plans, settings.state, settings.data)
+        for problem in problems:
+            logger.warning("not probed: %s", problem)
+    local = settings.ray_address is None
+    return prices.price(plans, settings.state, settings.data, probed=probed, to_come=to_come, local=local)
+
+
 def _print_plans(plans: Sequence[Plan], settings: Settings, arguments: argparse.Namespace) -> None:
     from sweeps import plan as planning
+    from sweeps import preflight
     from trainers.attempts import State
 
     for plan in plans:
@@ -285,7 +306,8 @@ def _print_plans(plans: Sequence[Plan], settings: Settings, arguments: argparse.
         search = plan.experiment.file.search
         if search is not None:
             wanted = getattr(arguments, "trials", None) or search.trials
-            _say(f"  search: {wanted} suggestions in all by {search.sampler}, {search.direction} {search.metric}")
+            goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in search.goals)
+            _say(f"  search: {wanted} suggestions in all by {search.sampler}, {goals}")
             continue
         fresh = [name for digest, name in plan.names.items() if plan.states[digest] is not State.DONE]
         _say("  " + planning.summary([plan]))
@@ -297,8 +319,18 @@ def _print_plans(plans: Sequence[Plan], settings: Settings, arguments: argparse.
         each = sum(len(plan.trials) for plan in plans)
         distinct = len({digest for plan in plans for digest in plan.trials})
         _say(f"together: {planning.summary(plans)} ({each - distinct} shared between experiments)")
-    if any(plan.trials for plan in plans):
-        _say(f"price: {planning.price(plans, settings.state, settings.data)}")
+    if any(plan.trials or plan.probes for plan in plans):
+        _say(
+            f"price: {_price(plans, settings, probe=getattr(arguments, 'probe', False), to_come=_to_come(plans, arguments))}"
+        )
+    for fault in preflight.faults(plans, settings, retry_failed=getattr(arguments, "retry_failed", False)):
+        _say(f"not ready here: {fault}")
+
+
+def _to_come(plans: Sequence[Plan], arguments: argparse.Namespace) -> dict[str, int]:
+    """Suggestions wanted of each search, where the command line says so."""
+    wanted = getattr(arguments, "trials", None)
+    return {} if wanted is None else {plan.title: wanted for plan in plans if plan.experiment.file.search is not None}
 
 
 def verb_run(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -321,24 +353,29 @@ def _offer_profiles(arguments: argparse.Namespace, settings: Settings, names: li
     sys.stderr.write("error: --profile is missing; nothing was started. Choose a scale:\n")
     for profile in spec.profile_names():
         arguments.profile = profile
-        plans = _plans(arguments, settings, names)
-        title = plans[0].profile.title if plans else ""
-        sys.stderr.write(
-            f"  --profile {profile:<8} {title}\n    {planning.summary(plans)}; {planning.price(plans, settings.state, settings.data)}\n"
-        )
+        title = spec.load_profile(profile).title
+        try:
+            plans = _plans(arguments, settings, names)
+            told = f"{planning.summary(plans)}; {_price(plans, settings)}"
+        except SpecError as error:  # such as a profile whose images are not here
+            told = f"cannot be used here: {error.faults[0]}"
+        sys.stderr.write(f"  --profile {profile:<8} {title}\n    {told}\n")
     return 2
 
 
 def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]) -> int:
-    from sweeps import search
+    from sweeps import preflight, prices, search
     from sweeps.queue import Queue
     from sweeps.tracking import Tracked, Tracker, client
 
-    _require_writable(settings.state)
-    _require_data(plans, settings)
+    preflight.require(plans, settings, retry_failed=arguments.retry_failed)
     client(settings)
     studies = [study for plan in plans for study in search.studies_of(plan, settings, arguments.trials)]
     queue = Queue(plans, studies, settings.state, retry_failed=arguments.retry_failed)
+    to_come: dict[str, int] = {}
+    for study in studies:
+        to_come[study.plan.title] = max(to_come.get(study.plan.title, 0), study.total - len(study.asked()))
+    bill = prices.Bill(_price(plans, settings, to_come=to_come), queue, settings.state)
     needed = bool(queue.waiting) or not queue.finished()
 
     def tracked() -> list[Tracked]:
@@ -364,6 +401,8 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
             own = [study for study in studies if study.plan is plan]
             mirror.describe_parent(plan, search.as_json(own) if own else None)
         _report(settings, plans, mirror, complete)
+    if needed:
+        _say(str(bill))
     return _summary(settings, queue, complete)
 
 
@@ -443,37 +482,6 @@ def _summary(settings: Settings, queue: Any, complete: bool) -> int:
     return 0 if complete else 1
 
 
-def _require_writable(state: Path) -> None:
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        probe = state / f".probe-{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise SetupError(
-            f"the state root {state} cannot be written: {error.strerror}; set SWEEPS_STATE to a folder of yours"
-        ) from error
-
-
-def _require_data(plans: Sequence[Plan], settings: Settings) -> None:
-    """Reads every data set's description before anything starts.
-
-    Raises:
-        SetupError: one message for each fault.
-    """
-    from trainers import data
-    from trainers.errors import TrainerError
-
-    faults = []
-    for images in dict.fromkeys(images for plan in plans for images in plan.data):
-        try:
-            data.info(images, settings.data)
-        except TrainerError as error:
-            faults += [f"data {images.name}: {line}" for line in str(error).splitlines()]
-    if faults:
-        raise SetupError(*faults)
-
-
 def verb_status(arguments: argparse.Namespace, settings: Settings) -> int:
     from sweeps import plan as planning
 
@@ -494,39 +502,25 @@ def verb_status(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def verb_why(arguments: argparse.Namespace, settings: Settings) -> int:
-    from trainers.attempts import State, read_status
+    from sweeps import why
 
-    causes: dict[str, list[tuple[int, str, str]]] = {}
-    for plan in _plans(arguments, settings):
+    plans = _plans(arguments, settings)
+    for plan in plans:
         _adopt_suggestions(plan, settings)
-        for digest, name in plan.names.items():
-            status = read_status(settings.state, digest)
-            if status.state is State.FAILED:
-                error = status.entry["error"]
-                causes.setdefault(str(error["cause"]), []).append(
-                    (int(status.entry["timestamp_ms"]), f"{plan.title} {name}", str(error["log"]))
-                )
-    ordered = sorted(causes.items(), key=lambda item: min(item[1]))
+    causes = why.causes(plans, settings.state)
     if arguments.json:
-        _say(
-            json.dumps(
-                [
-                    {"cause": cause, "trials": [name for _, name, _ in hits], "log": min(hits)[2]}
-                    for cause, hits in ordered
-                ],
-                indent=1,
-            )
-        )
-        return 1 if ordered else 0
-    if not ordered:
-        _say("no failed trial")
-        return 0
-    for cause, hits in ordered:
-        _say(f"{len(hits)} failed: {cause}")
-        for _, name, _ in sorted(hits)[:5]:
-            _say(f"    {name}")
-        _say(f"    log: {min(hits)[2]}")
-    return 1
+        _say(json.dumps([cause.as_json() for cause in causes], indent=1))
+    else:
+        _say("\n".join(map(str, causes)) or "no failed trial")
+    return 1 if causes else 0
+
+
+def verb_replay(arguments: argparse.Namespace, settings: Settings) -> int:
+    from sweeps.replay import replay
+
+    report = replay(arguments.digest, settings.state, settings.data, device=arguments.device)
+    _say(str(report))
+    return 1 if report.difference else 0
 
 
 def verb_sync(arguments: argparse.Namespace, settings: Settings) -> int:

@@ -129,6 +129,7 @@ class QueueSearcher(Searcher):
             return Searcher.FINISHED if self.queue.finished() else None
         self.digests[trial_id] = digest
         wanted = self.queue.owner[digest].resources
+        gpu = max(1.0, wanted.gpu) if wanted.gpu and self.queue.alone(digest) else wanted.gpu
         watch = sorted({study.search.prune_metric for study in self.queue.studies})
         return {
             "digest": digest,
@@ -138,7 +139,7 @@ class QueueSearcher(Searcher):
             "device": "cuda" if wanted.gpu else "cpu",
             "threads": max(1, int(wanted.cpu)),
             "cpu": wanted.cpu,
-            "gpu": wanted.gpu,
+            "gpu": gpu,
             "watch": watch,
             "path": [path for path in sys.path if path],
         }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeps import cost, resolve, spec
+from sweeps import resolve, spec
 from sweeps.errors import SetupError, SpecError
 from sweeps.spec import Cell, Experiment, Profile
 from trainers.attempts import State, read_status
@@ -184,86 +183,6 @@ def summary(plans: Sequence[Plan]) -> str:
         if by_state[state]
     ]
     return f"{sum(by_state.values())} trials: {', '.join(parts) or 'none'}"
-
-
-@dataclass(frozen=True)
-class Price:
-    """Estimated cost of what is not done yet.
-
-    Attributes:
-        trial_hours: summed training time in hours of one trial after the other.
-        gpu_hours: the same times the GPUs of a trial.
-        known: trials priced from finished ones of like cost.
-        computed: GPU trials priced from their floating-point operations.
-        unknown: trials for which there is no estimate.
-    """
-
-    trial_hours: float
-    gpu_hours: float
-    known: int
-    computed: int
-    unknown: int
-
-    def __str__(self) -> str:
-        if self.known + self.computed + self.unknown == 0:
-            return "nothing to run"
-        if self.known + self.computed == 0:
-            return "no estimate yet: no finished trial of like cost in the state root"
-        spent = f"{self.trial_hours * 60:.0f} min" if self.trial_hours < 2 else f"{self.trial_hours:,.1f} h"
-        gpus = f", {self.gpu_hours:,.1f} GPU-hours" if self.gpu_hours else ""
-        ways = [
-            f"{self.known} from finished trials of like cost" if self.known else "",
-            f"{self.computed} from operations at an RTX 3090's {cost.FLOPS_PER_S / 1e12:g} TFLOP/s"
-            if self.computed
-            else "",
-            f"{self.unknown} trials without a like one on record" if self.unknown else "",
-        ]
-        return f"about {spent} of training one after the other{gpus} ({'; '.join(filter(None, ways))})"
-
-
-def price(plans: Sequence[Plan], state_root: Path, data_root: Path) -> Price:
-    """Estimate from finished trials that share everything that costs time (kind, method, networks, data, recipe), else, for
-    trials on a GPU, from their operations.
-    """
-    recorded: dict[str, list[float]] = {}
-    for file in state_root.glob("*/*/result.json"):
-        try:
-            trial = Trial.model_validate(json.loads((file.parent / "trial.json").read_text())["trial"])
-            recorded.setdefault(_cost_key(trial), []).append(float(json.loads(file.read_text())["time/total_s"]))
-        except (OSError, ValueError, KeyError):
-            continue  # a directory of an older layout: it only fails to inform the estimate
-    hours = gpu_hours = 0.0
-    count: Counter[str] = Counter()
-    seen: set[str] = set()
-    for plan in plans:
-        for digest, trial in plan.trials.items():
-            if digest in seen or plan.states[digest] is State.DONE:
-                continue
-            seen.add(digest)
-            times = recorded.get(_cost_key(trial))
-            way, seconds = "known", None if times is None else sum(times) / len(times)
-            if seconds is None and plan.resources.gpu > 0:
-                way, seconds = "computed", cost.gpu_seconds(trial, data_root)
-            if seconds is None:
-                way, seconds = "unknown", 0.0
-            count[way] += 1
-            hours += seconds / 3600
-            gpu_hours += seconds / 3600 * plan.resources.gpu
-    return Price(hours, gpu_hours, count["known"], count["computed"], count["unknown"])
-
-
-def _cost_key(trial: Trial) -> str:
-    teacher = None if trial.teacher is None else trial.teacher.network
-    parts = [
-        trial.kind,
-        trial.method,
-        trial.student,
-        teacher,
-        trial.data.model_dump(mode="json"),
-        trial.protocol.digest_fields(),
-        trial.precision,
-    ]
-    return json.dumps(parts, sort_keys=True)
 
 
 def _recipe(trial: Trial) -> str:

@@ -1,46 +1,46 @@
-"""What a run was made with: commit, package versions, machine."""
+"""Tags of a run that say what it was made with: by the trial's own attempt, where that has written it down."""
 
 from __future__ import annotations
 
 import platform
-import subprocess
+from collections.abc import Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("torch", "torchvision", "ray", "mlflow", "optuna", "pandas", "distill-sweeps")
-
-
-@cache
-def commit() -> str:
-    """Commit of the code that is imported, with `+dirty` when files differ; empty outside a repository."""
-    folder = Path(__file__).resolve().parent
-    try:
-        head = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head + ("+dirty" if dirty else "")
+from trainers import provenance
 
 
 @cache
 def tags() -> dict[str, str]:
-    """Tags of every run."""
-    versions = []
-    for name in PACKAGES:
-        try:
-            versions.append(f"{name}=={metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
+    """Of every run that this process makes."""
     return {
-        "sweeps.commit": commit(),
-        "sweeps.versions": f"python=={platform.python_version()} " + " ".join(versions),
+        "sweeps.commit": provenance.commit(),
+        "sweeps.versions": _joined(provenance.versions()),
         "sweeps.machine": f"{platform.system()} {platform.machine()}",
     }
+
+
+def tags_of(attempt: Path | None) -> dict[str, str]:
+    """What the worker of an attempt wrote down; empty where it wrote nothing."""
+    made = provenance.read(attempt)
+    if not made:
+        return {}
+    return {
+        "sweeps.commit": made["commit"],
+        "sweeps.patch": made["patch"],
+        "sweeps.versions": _joined(made["versions"]),
+        "sweeps.device": made["device"],
+        "sweeps.device_name": made["device_name"],
+        "sweeps.data_sha256": made["data_sha256"],
+    }
+
+
+def patch_of(state_root: Path, attempt: Path | None) -> str:
+    """Changes of the code that an attempt ran with, since its commit; empty where there were none."""
+    name = provenance.read(attempt).get("patch", "")
+    file = provenance.patch_file(state_root, name)
+    return file.read_text(encoding="utf-8") if name and file.exists() else ""
+
+
+def _joined(versions: Mapping[str, str]) -> str:
+    return " ".join(f"{name}=={version}" for name, version in versions.items())

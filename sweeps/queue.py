@@ -9,12 +9,13 @@ from pathlib import Path
 
 from sweeps.plan import Plan
 from sweeps.search import CellStudy, Suggestion
-from trainers.attempts import State, read_status
+from trainers.attempts import State, machine_fault, note_machine_fault, read_status
 from trainers.config import Trial
 
 logger = logging.getLogger(__name__)
 
 MACHINE_RETRIES = 3
+DEVICE_MEMORY = "device_memory"
 BUSY_WAIT_S = 10.0
 
 
@@ -46,6 +47,7 @@ class Queue:
         self.blocked: dict[str, str] = {}
         self._not_before: dict[str, float] = {}
         self._crashes: dict[str, int] = {}
+        self._alone: set[str] = set()
         self._retry_failed = retry_failed
         for plan in plans:
             for digest, trial in plan.trials.items():
@@ -114,23 +116,45 @@ class Queue:
             if state is State.FAILED:
                 self._fail(digest, cause or "failed")
             elif outcome == "crashed":
-                self._crashes[digest] = self._crashes.get(digest, 0) + 1
-                if self._crashes[digest] > MACHINE_RETRIES:
-                    self._fail(digest, f"its worker died {self._crashes[digest]} times: {cause}")
-                else:
-                    logger.warning(
-                        "worker of %s died (%d of %d retries): %s",
-                        self.names[digest],
-                        self._crashes[digest],
-                        MACHINE_RETRIES,
-                        cause,
-                    )
-                    self.waiting.insert(0, digest)
+                self._crashed(digest, cause)
             elif outcome in ("busy", "fenced"):
                 self._not_before[digest] = time.monotonic() + BUSY_WAIT_S
                 self.waiting.append(digest)
             else:
                 self._fail(digest, cause or f"ended as {outcome} without a result")
+
+    def alone(self, digest: str) -> bool:
+        """Whether the trial ran out of the device's memory before, so that it must have a whole device next time."""
+        with self._lock:
+            return digest in self._alone
+
+    def _crashed(self, digest: str, cause: str) -> None:
+        """Gives a trial another turn after a fault of the machine, or gives it up and leaves word of that for `sweep why`."""
+        status = read_status(self.state_root, digest)
+        fault = machine_fault(status)
+        if fault is not None and fault["kind"] == DEVICE_MEMORY:
+            if digest not in self._alone:
+                logger.warning("%s ran out of the device's memory; it gets the device for itself", self.names[digest])
+                self._alone.add(digest)
+                self.waiting.insert(0, digest)
+            else:
+                self._fail(digest, f"out of memory, though alone on the device: {fault['cause']}")
+            return
+        cause = cause or (str(fault["cause"]) if fault is not None else "killed, or its node was lost")
+        self._crashes[digest] = self._crashes.get(digest, 0) + 1
+        if self._crashes[digest] <= MACHINE_RETRIES:
+            logger.warning(
+                "worker of %s died (%d of %d retries): %s",
+                self.names[digest],
+                self._crashes[digest],
+                MACHINE_RETRIES,
+                cause,
+            )
+            self.waiting.insert(0, digest)
+            return
+        self._fail(digest, f"its worker died {self._crashes[digest]} times: {cause}")
+        if status.folder is not None:
+            note_machine_fault(status.folder, self.failed[digest], "worker")
 
     def should_prune(self, digest: str, epoch: int, row: dict[str, float]) -> bool:
         """Whether the pruner of the study that suggested this trial wants it to end."""
@@ -153,6 +177,9 @@ class Queue:
             self.failed[digest] = "failed earlier"
         elif state is not State.DONE and wanted:
             self.waiting.append(digest)
+            fault = machine_fault(read_status(self.state_root, digest))
+            if fault is not None and fault["kind"] == DEVICE_MEMORY:  # of an earlier launch
+                self._alone.add(digest)
 
     def _add_suggestion(self, study: CellStudy, suggestion: Suggestion) -> None:
         from sweeps.plan import short_name

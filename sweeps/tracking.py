@@ -313,8 +313,13 @@ class Mirror:
             if folder.is_dir():
                 self.client.log_artifacts(run_id, str(folder))
         tags = [RunTag("sweeps.state", status.state.value), RunTag("sweeps.attempt", str(status.number))]
+        tags += [RunTag(name, value) for name, value in provenance.tags_of(status.folder).items()]
+        patch = provenance.patch_of(self.settings.state, status.folder)
+        if patch:
+            self.client.log_text(run_id, patch, "code.patch")
         if status.state is State.FAILED:
             tags.append(RunTag("sweeps.error", str(status.entry["error"]["cause"])[:4000]))
+            tags.append(RunTag("sweeps.log", f"{log_folder(tracked.digest, status)}/log.txt"))
         self.client.log_batch(run_id, metrics=metrics, tags=tags)
         if status.state is State.PARTIAL and not final:
             self.client.update_run(run_id, status="RUNNING")
@@ -358,6 +363,11 @@ class Mirror:
         except (OSError, ValueError):
             content = {}
         replace_bytes(file, json.dumps({**content, self.store: record}, indent=1).encode())
+
+
+def log_folder(digest: str, status: Status) -> str:
+    """Where a trial's log lies below the state root, which may be another folder where somebody reads this."""
+    return (trial_folder(Path(), digest) / "attempts" / str(status.entry["attempt"])).as_posix()
 
 
 def params(trial: Trial) -> dict[str, str]:

@@ -99,10 +99,10 @@ def _added(top: Path, name: str) -> str:
     return f"{head}--- /dev/null\n+++ b/{name}\n@@ -0,0 +1,{len(lines)} @@\n{body}"
 
 
-def _git(*arguments: str, folder: Path = HERE) -> str | None:
-    """What git prints; None where it fails or there is none."""
+def _git(*arguments: str, folder: Path | None = None) -> str | None:
+    """What git prints in `folder` (default: where this file is); None where it fails or there is none."""
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=True)
+        done = subprocess.run(["git", "-C", str(folder or HERE), *arguments], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.decode(errors="replace")

@@ -145,7 +145,7 @@ class Place:
                 checkpoint.save(file, {"rows": rows})
                 attempt.append(len(rows) - 1, rows[-1])
             if end == "done":
-                (attempt.folder / "weights.pt").write_bytes(b"weights")
+                checkpoint.save(attempt.folder / "weights.pt", {"network": trial.student, "state": {}})
                 attempt.finish(dict(result or result_of(rows)), len(rows))
             elif end == "failed":
                 attempt.fail(cause, "TrialError")

@@ -518,7 +518,6 @@ def test_study_storage_that_cannot_be_opened(
 
 
 def test_trial_that_needs_a_gpu_where_none_can_come(tracked_place: Any, run_sweep: Run) -> None:
-    """The one test of this folder that starts Ray."""
     name = tracked_place.write(swap={"seeds = [0]": "seeds = [0]\nresources = { cpu = 1, gpu = 64 }"})
     code, _, err = run_sweep("run", name, "--profile", "paper")
     assert code == 2

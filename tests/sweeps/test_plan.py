@@ -126,49 +126,6 @@ def test_a_search_has_no_trials_before_it_suggests_any(place: Any, search_text: 
     assert [cell["trials"] for cell in plan.as_json()["cells"]] == [{}]
 
 
-# --- price -----------------------------------------------------------------------------------------------------------
-
-
-def test_price_is_unknown_without_records_and_nothing_when_all_is_done(place: Any) -> None:
-    plan = place.plan(place.write())
-    assert str(planning.price([plan], place.state, place.settings.data)).startswith("no estimate yet")
-    place.train_all(plan)
-    assert str(planning.price([place.plan("grid.toml")], place.state, place.settings.data)) == "nothing to run"
-
-
-def test_price_comes_from_finished_trials_of_like_cost(place: Any) -> None:
-    plan = place.plan(place.write(swap={"seeds = [0]": "seeds = [0]\nresources = { cpu = 1, gpu = 0.5 }"}))
-    trials = {plan.names[digest]: trial for digest, trial in plan.trials.items()}
-    place.train(trials["teacher resnet14 seed=0"], result={"time/total_s": 360.0})
-    place.train(trials["pair=A temperature=2 seed=0"], result={"time/total_s": 720.0})
-    price = planning.price([place.plan("grid.toml")], place.state, place.settings.data)
-    # left: A/4 costs as A/2; of the teacher resnet20 and its two students nothing is on record
-    assert (price.known, price.unknown) == (1, 3)
-    assert price.trial_hours == pytest.approx(0.2)
-    assert price.gpu_hours == pytest.approx(0.1)
-    assert "12 min" in str(price)
-    assert "3 trials without a like one" in str(price)
-
-
-def test_price_averages_records_and_counts_a_shared_trial_once(place: Any) -> None:
-    plan = place.plan(place.write(), seeds=(0, 1, 2))
-    trials = {plan.names[digest]: trial for digest, trial in plan.trials.items()}
-    place.train(trials["pair=A temperature=2 seed=0"], result={"time/total_s": 3600.0})
-    place.train(trials["pair=A temperature=2 seed=1"], result={"time/total_s": 7200.0})
-    plan = place.plan("grid.toml", seeds=(0, 1, 2), pair="A")
-    price = planning.price([plan, plan], place.state, place.settings.data)
-    assert (price.known, price.unknown) == (4, 1)
-    assert price.trial_hours == pytest.approx(4 * 1.5)
-
-
-def test_price_passes_over_directories_it_cannot_read(place: Any) -> None:
-    plan = place.plan(place.write())
-    place.train(next(iter(plan.trials.values())))
-    (result,) = place.state.glob("*/*/result.json")
-    result.write_text("{")
-    assert planning.price([place.plan("grid.toml")], place.state, place.settings.data).known == 0
-
-
 def test_planning_writes_nothing(place: Any, snapshot: Any) -> None:
     place.write()
     before = snapshot(Path(place.folder))

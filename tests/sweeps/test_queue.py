@@ -135,6 +135,52 @@ def test_a_crashed_trial_is_tried_again_three_times_and_first(place: Any) -> Non
     assert len(queue.blocked) == 2
 
 
+def out_of_memory(place: Any, queue: Queue, digest: str) -> None:
+    """As a worker leaves a trial whose device ran out of memory."""
+    with attempts.claim(queue.trials[digest], place.state, Execution(), lease_s=0.1) as attempt:
+        attempt.note_machine_fault("CUDA out of memory. Tried to allocate 2.00 GiB.", "device_memory")
+    queue.release(digest, "crashed")
+
+
+def test_out_of_device_memory_is_tried_again_once_and_alone(place: Any) -> None:
+    queue = grid(place)
+    teacher = queue.next()
+    assert teacher is not None
+    assert not queue.alone(teacher)
+    out_of_memory(place, queue, teacher)
+    assert queue.next() == teacher
+    assert queue.alone(teacher)
+    out_of_memory(place, queue, teacher)
+    assert queue.next() is None
+    assert queue.finished()
+    assert queue.failed[teacher] == (
+        "out of memory, though alone on the device: CUDA out of memory. Tried to allocate 2.00 GiB."
+    )
+    assert len(queue.blocked) == 2
+
+
+def test_the_next_launch_knows_that_a_trial_must_be_alone(place: Any) -> None:
+    queue = grid(place)
+    teacher = queue.next()
+    assert teacher is not None
+    out_of_memory(place, queue, teacher)
+    again = grid(place)
+    assert [again.alone(digest) for digest in (teacher, again.waiting[-1])] == [True, False]
+
+
+def test_a_worker_that_died_too_often_leaves_word_of_it(place: Any) -> None:
+    queue = grid(place)
+    for _ in range(1 + MACHINE_RETRIES):
+        digest = queue.next()
+        assert digest is not None
+        with attempts.claim(queue.trials[digest], place.state, Execution(), lease_s=0.1):
+            pass
+        queue.release(digest, "crashed")
+    fault = attempts.machine_fault(attempts.read_status(place.state, digest))
+    assert fault is not None
+    assert (fault["kind"], fault["cause"]) == ("worker", "its worker died 4 times: killed, or its node was lost")
+
+
 def test_a_crash_after_the_seal_is_no_crash(place: Any) -> None:
     queue = grid(place)
     digest = queue.next()

@@ -82,6 +82,25 @@ def test_a_run_has_a_readable_name_its_place_and_its_tags(mirrored: Mirrored) ->
     assert "sweeps.commit" in tags
 
 
+def test_a_run_says_what_its_own_worker_was_made_with(mirrored: Mirrored) -> None:
+    """Not what this process is: the trial may have been trained by another launch."""
+    attempt = mirrored.place.train(mirrored.first)
+    made = {"commit": "abc+dirty", "patch": "f" * 64, "versions": {"python": "3.11.1", "torch": "2.11.0"}}
+    made |= {"device": "cuda", "device_name": "NVIDIA H200", "data_sha256": "e" * 64}
+    (attempt.folder / "made_with.json").write_text(json.dumps(made))
+    (mirrored.place.state / "patches").mkdir()
+    (mirrored.place.state / "patches" / f"{'f' * 64}.patch").write_text("diff --git a/x b/x\n")
+    mirrored.sync()
+    run = mirrored.run(mirrored.first)
+    tags = run.data.tags
+    assert (tags["sweeps.commit"], tags["sweeps.patch"]) == ("abc+dirty", "f" * 64)
+    assert tags["sweeps.versions"] == "python==3.11.1 torch==2.11.0"
+    assert (tags["sweeps.device"], tags["sweeps.device_name"]) == ("cuda", "NVIDIA H200")
+    assert tags["sweeps.data_sha256"] == "e" * 64
+    file = mirrored.client.download_artifacts(run.info.run_id, "code.patch")
+    assert Path(file).read_text() == "diff --git a/x b/x\n"
+
+
 def test_parameters_keep_their_types(mirrored: Mirrored) -> None:
     mirrored.place.train(mirrored.first)
     mirrored.sync()
@@ -170,6 +189,9 @@ def test_how_a_trial_ended_is_shown(end: str | None, status: str, state: str, mi
     run = mirrored.run(mirrored.first)
     assert (run.info.status, run.data.tags["sweeps.state"]) == (status, state)
     assert run.data.tags.get("sweeps.error") == ("epoch 1: train/loss = nan" if end == "failed" else None)
+    digest = mirrored.first.digest()
+    log = f"{digest[:2]}/{digest}/attempts/1/log.txt"
+    assert run.data.tags.get("sweeps.log") == (log if end == "failed" else None)
     assert not any(name.startswith("best/") for name in run.data.metrics)
     assert len(mirrored.curve(run, "val/acc1_pct")) == 2
 

@@ -148,3 +148,17 @@ def test_a_trial_that_cannot_write_fails_alone(home):
     assert why.returncode == 1
     assert "1 failed" in why.stdout
     assert len(home.results()) == 4  # the other new cell finished
+
+
+def test_trials_of_ray_workers_replay_to_the_bit_and_the_launch_compares_its_price(home):
+    done = home.sweep("run", home.mini([0.1], epochs=3), "--profile", "paper")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\nprice: planned " in done.stdout
+    assert "took " in done.stdout
+    for file in home.results():
+        made = json.loads((file.parent / "attempts" / "1" / "made_with.json").read_text())
+        assert made["device"] == "cpu"
+        again = home.sweep("replay", file.parent.name[:12])
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert "same, bit for bit" in again.stdout
+        assert "as recorded" in again.stdout

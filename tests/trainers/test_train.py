@@ -173,7 +173,7 @@ def test_done_trial_leaves_weights_and_result_only(tiny: Any, root: Path) -> Non
         "weights.pt",
     }
     left = {file.name for file in folder.rglob("attempts/*/*")}
-    assert left == {"claim.json", "heartbeat", "journal.jsonl", "log.txt", "released"}
+    assert left == {"claim.json", "heartbeat", "journal.jsonl", "log.txt", "made_with.json", "released"}
     assert Trial.model_validate(json.loads((folder / "trial.json").read_text())["trial"]) == trial
     assert "epoch=2 test/acc1_pct=" in (folder / "attempts" / "1" / "log.txt").read_text()
 
