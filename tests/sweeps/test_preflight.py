@@ -156,7 +156,7 @@ CASES = (
     Case("unknown label", ("pair=C", "A, B"), argv=("--profile", "paper", "--only", "pair=C")),
     # what a method cannot serve
     Case(
-        "pair that a method cannot serve", ("'fsp'", "wrn_16_2 / resnet8", "equal widths"),
+        "pair that a method cannot serve", ("'fsp'", "wrn_16_2 -> resnet8", "equal widths"),
         {'method = "kd"\nhparams = { ce_weight = 0.25 }': 'method = "fsp"', '"hparams.temperature"': '"hparams.fsp_weight"', 'teacher = "resnet20"': 'teacher = "wrn_16_2"'},
     ),
     Case(
