@@ -264,18 +264,24 @@ def style_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--standalone", action="store_true", help="LaTeX: a document of its own, not a part for \\input")
 
 
-def claims_parser(verbs: Any) -> None:
-    """The verb whose arguments are claims, not experiments."""
-    text, example = CLAIMS
+def own_verb(verbs: Any, name: str, about: tuple[str, str], codes: str) -> argparse.ArgumentParser:
+    """A verb with exit codes of its own; `about` is what it does, and an example."""
+    text, example = about
     lines = "\n".join(f"  {line}" for line in example.splitlines())
-    codes = "exit codes: 0 done, whatever the verdicts; 1 runs are missing that would settle a claim; 2 bad usage"
-    verb = verbs.add_parser(
-        "claims",
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name,
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
         epilog=f"{codes}\n\nexample:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    return verb
+
+
+def claims_parser(verbs: Any) -> None:
+    """The verb whose arguments are claims, not experiments."""
+    codes = "exit codes: 0 done, whatever the verdicts; 1 runs are missing that would settle a claim; 2 bad usage"
+    verb = own_verb(verbs, "claims", CLAIMS, codes)
     verb.add_argument("ids", nargs="*", metavar="CLAIM", help="ids such as C06; default: all")
     verb.add_argument("--paper", choices=("cudfkd", "pckd"), help="the claims of one paper")
     verb.add_argument("--profile", default="paper", help="scale at which it was swept (default: %(default)s)")
@@ -286,16 +292,8 @@ def claims_parser(verbs: Any) -> None:
 
 def report_parser(verbs: Any) -> None:
     """The verb that makes one page of many experiments."""
-    text, example = REPORT
-    lines = "\n".join(f"  {line}" for line in example.splitlines())
     codes = "exit codes: 0 done, 1 cells are missing or were never swept, 2 bad usage, or something cannot be shown"
-    verb = verbs.add_parser(
-        "report",
-        help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog=f"{codes}\n\nexample:\n{lines}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    verb = own_verb(verbs, "report", REPORT, codes)
     verb.add_argument(
         "experiments",
         nargs="*",
