@@ -33,6 +33,8 @@ HELPERS = (
     "trainers.data._strong",
     "trainers.data._views",
     "trainers.dot",
+    "trainers.feed",
+    "trainers.updates",
     "trainers.seeding",
 )
 """A file's arithmetic includes that of the modules with these names that it imports."""

@@ -12,16 +12,8 @@ from torch import Tensor
 from trainers.errors import ConfigError
 from trainers.methods import Context, DataFreeMethod, Output, module
 from trainers.models import Network
-from trainers.train import (
-    Row,
-    Setup,
-    StudentLoop,
-    Sums,
-    clip_gradients,
-    make_optimizer,
-    require_finite,
-    set_learning_rate,
-)
+from trainers.train import Row, Setup, StudentLoop
+from trainers.updates import Sums, clip_gradients, make_optimizer, require_finite, set_learning_rate
 
 VERSION = 1
 

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from trainers import seeding
-from trainers.data._augment import standardise
-from trainers.data._views import VIEWS
 from trainers.dot import DOT, dot_step
-from trainers.methods import Batch, Context, DistillMethod, FirstStage, Output, Terms, module
-from trainers.models import Network
-from trainers.train import (
-    Row,
-    Setup,
-    StudentLoop,
-    Sums,
-    clip_gradients,
-    make_optimizer,
-    require_finite,
-    set_learning_rate,
-)
+from trainers.feed import Feed, answer
+from trainers.methods import Batch, Context, DistillMethod, FirstStage, Terms, module
+from trainers.train import Setup, Step, Steps, StudentLoop
+from trainers.updates import Sums, clip_gradients, make_optimizer, require_finite, set_learning_rate
 
 VERSION = 1
 
@@ -61,6 +49,10 @@ class DistillLoop(StudentLoop):
             DOT.of(trial.protocol, self._optimised()) if split else make_optimizer(trial, self._optimised())
         )
         self.first_optimizer = None if self.stage is None else make_optimizer(trial, iter(self.stage.parameters))
+        self.feed = setup.common.once(
+            "feed", lambda: Feed(trial, setup.images, setup.teacher, setup.device, self.method.views)
+        )
+        self.feed.join(self.method.needs_features)
 
     def _optimised(self) -> Iterator[nn.Parameter]:
         """What the recipe trains: the student, and what the method's modules leave trainable."""
@@ -69,44 +61,37 @@ class DistillLoop(StudentLoop):
             if name != "student":
                 yield from (parameter for parameter in part.parameters() if parameter.requires_grad)
 
-    def run_epoch(self, epoch: int) -> Row:
+    def steps(self, epoch: int) -> Steps:
         if self.stage is not None and self.first_optimizer is not None and epoch < self.first_epochs:
             rate = self.stage.rates(epoch)
             for group in self.first_optimizer.param_groups:
                 group["lr"] = rate
-            return self._first_epoch(epoch, self.stage, self.first_optimizer) | {"train/lr": rate}
+            row = yield from self._first_epoch(epoch, self.stage, self.first_optimizer)
+            return row | {"train/lr": rate}
         rate = set_learning_rate(self.optimizer, self.setup.trial, epoch - self.first_epochs)
         self.trained.train()
         self.method.start_epoch(epoch - self.first_epochs)
-        row = self._updates(epoch, self.optimizer, self.method.terms, "train/loss")
+        row = yield from self._updates(epoch, self.optimizer, self.method.terms, "train/loss")
         row |= {f"train/{name}": value for name, value in self.method.end_epoch().items()}
         return row | {"train/lr": rate}
 
-    def _first_epoch(self, epoch: int, stage: FirstStage, optimizer: torch.optim.Optimizer) -> Row:
+    def _first_epoch(self, epoch: int, stage: FirstStage, optimizer: torch.optim.Optimizer) -> Steps:
         self.trained.train()
         self.student.train(stage.student_mode == "train")
         stage.prepare()
-        return self._updates(epoch, optimizer, stage.terms, "train/loss_first")
+        return (yield from self._updates(epoch, optimizer, stage.terms, "train/loss_first"))
 
-    def _updates(self, epoch: int, optimizer: torch.optim.Optimizer, terms_of: Any, name: str) -> Row:
+    def _updates(self, epoch: int, optimizer: torch.optim.Optimizer, terms_of: Any, name: str) -> Steps:
         """One pass over the training images; returns the means of the terms."""
-        trial, images, device = self.setup.trial, self.setup.images, self.setup.device
-        order = torch.randperm(len(images.train), generator=seeding.stream(trial.seed, "order", epoch)).to(device)
-        # BatchNorm cannot take the mean of one sample.
-        chunks = [index for index in order.split(trial.protocol.batch_size) if len(index) > 1]
-        crops = seeding.stream(trial.seed, "augment", "resized_crop", epoch) if trial.protocol.augment else None
-        stream = seeding.stream(trial.seed, "augment", "view0", epoch, device=device)
-        views = VIEWS[self.method.views]
+        trial, labels, clock = self.setup.trial, self.setup.images.train.labels, self.setup.clock
         sums = Sums()
-        started = time.perf_counter()
-        for index, read in zip(chunks, images.train.batches(chunks, crops), strict=True):
-            pixels = views.make(read, images.info, stream, trial.protocol.augment)
-            batch = standardise(pixels, images.info)
-            with torch.autocast(device.type, torch.bfloat16, enabled=trial.precision == "bf16"):
-                with torch.no_grad():
-                    teacher = None if self.setup.teacher is None else self._answer(self.setup.teacher, batch)
-                student = self._answer(self.student, batch)
-            terms: Terms = terms_of(Batch(index, images.train.labels[index], student, teacher, views.count))
+        started = clock()
+        for step, made in enumerate(self.feed.epoch(epoch)):
+            yield Step(epoch, step)
+            shown = made()
+            with torch.autocast(self.setup.device.type, torch.bfloat16, enabled=trial.precision == "bf16"):
+                student = answer(self.student, shown.images, self.method.needs_features)
+            terms: Terms = terms_of(Batch(shown.rows, labels[shown.rows], student, shown.teacher, self.feed.count))
             loss = torch.stack(list(terms.values())).sum()
             if isinstance(optimizer, DOT):
                 dot_step(optimizer, terms)
@@ -116,16 +101,11 @@ class DistillLoop(StudentLoop):
                 clip_gradients(trial, self.trained.parameters())
                 optimizer.step()
             sums.add({name: loss, **{f"{name}_{term}": value for term, value in terms.items()}})
+            del shown, student, terms, loss  # before the next batch, or the next trial, needs the memory
         row = sums.means()
         require_finite(row, epoch)
-        row["train/images_per_s"] = len(images.train) / (time.perf_counter() - started)
+        row["train/images_per_s"] = len(labels) / (clock() - started)
         return row
-
-    def _answer(self, network: Network, images: Tensor) -> Output:
-        if not self.method.needs_features:
-            return Output(network(images))
-        features = network.features(images)
-        return Output(features.logits, features)
 
     def state_dict(self) -> dict[str, Any]:
         state = {"trained": self.trained.state_dict(), "optimizer": self.optimizer.state_dict()}

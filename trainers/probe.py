@@ -13,7 +13,8 @@ from trainers import models, seeding
 from trainers.data import Info, Split
 from trainers.methods.linear_probe import probe_loss, trunk_features
 from trainers.models import Features, Network
-from trainers.train import Row, Setup, StudentLoop, Sums, make_optimizer, require_finite, set_learning_rate
+from trainers.train import Row, Setup, StudentLoop
+from trainers.updates import Sums, make_optimizer, require_finite, set_learning_rate
 
 VERSION = 1
 

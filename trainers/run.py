@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from contextvars import ContextVar
 from pathlib import Path
 
 from trainers.attempts import LEASE_S, Attempt, claim, heal
 from trainers.config import Execution, Trial
 from trainers.errors import Fenced
-from trainers.train import Epoch, Row, result_of, rows_in, train
+from trainers.feed import Common
+from trainers.train import Epoch, Row, Step, result_of, rows_in, train_steps
 
 logger = logging.getLogger(__name__)
 
 MACHINE_FAULTS = (MemoryError,)
+_LOG: ContextVar[Path | None] = ContextVar("log", default=None)
+"""Attempt whose turn it is, where several take turns in one process."""
 
 
 def run_trial(
@@ -36,10 +42,29 @@ def run_trial(
         Exception: any other is the fault of the trial, raised after the trial was sealed as failed; or of the machine, where
             memory ran out, raised after that was noted beside the journal, and the trial stays free to be continued.
     """
+    events = run_steps(trial, state_root, data_root, device=device, execution=execution, lease_s=lease_s)
+    with closing(events):
+        for event in events:
+            if isinstance(event, Epoch):
+                yield event
+
+
+def run_steps(
+    trial: Trial,
+    state_root: Path,
+    data_root: Path,
+    *,
+    device: str,
+    execution: Execution | None,
+    lease_s: float,
+    common: Common | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Generator[Step | Epoch, None, None]:
+    """`run_trial` with a stop before every update of a trial that may share its teacher's answers: see `train_steps`."""
     with claim(trial, state_root, execution or Execution(), lease_s=lease_s) as attempt:
         handler = _log_to(attempt)
         try:
-            rows = yield from _epochs(attempt, trial, state_root, data_root, device)
+            rows = yield from _epochs(attempt, trial, state_root, data_root, device, common, clock)
         except Fenced:
             raise
         except MACHINE_FAULTS as error:
@@ -60,8 +85,14 @@ def run_trial(
 
 
 def _epochs(
-    attempt: Attempt, trial: Trial, state_root: Path, data_root: Path, device: str
-) -> Generator[Epoch, None, list[Row]]:
+    attempt: Attempt,
+    trial: Trial,
+    state_root: Path,
+    data_root: Path,
+    device: str,
+    common: Common | None,
+    clock: Callable[[], float],
+) -> Generator[Step | Epoch, None, list[Row]]:
     name, threads = trial.digest()[:12], attempt.execution.threads
     logger.info(
         "trial=%s attempt=%d continues_after=%d threads=%d", name, attempt.number, attempt.resumed_epochs, threads
@@ -71,21 +102,36 @@ def _epochs(
     rows: list[Row] = []
     if attempt.resumed_epochs:
         rows = rows_in(attempt.folder / "checkpoint.pt")
-    for epoch in train(
-        trial, state_root, attempt.folder, data_root=data_root, device=device, execution=attempt.execution
-    ):
-        attempt.append(epoch.number, epoch.row)
-        rows.append(epoch.row)
-        shown = " ".join(
-            f"{name}={epoch.row[name]:.4g}" for name in ("test/acc1_pct", "train/loss", "train/lr") if name in epoch.row
-        )
-        logger.info("epoch=%d %s", epoch.number, shown)
-        yield epoch
+    events = train_steps(
+        trial,
+        state_root,
+        attempt.folder,
+        data_root=data_root,
+        device=device,
+        execution=attempt.execution,
+        common=common,
+        clock=clock,
+    )
+    with closing(events):
+        for event in events:
+            if isinstance(event, Epoch):
+                attempt.append(event.number, event.row)
+                rows.append(event.row)
+                logger.info("epoch=%d %s", event.number, _shown(event.row))
+            yield event
+            _LOG.set(attempt.folder)
     return rows
+
+
+def _shown(row: Row) -> str:
+    names = ("test/acc1_pct", "train/loss", "train/lr")
+    return " ".join(f"{name}={row[name]:.4g}" for name in names if name in row)
 
 
 def _log_to(attempt: Attempt) -> logging.Handler:
     handler = logging.FileHandler(attempt.folder / "log.txt")
+    _LOG.set(attempt.folder)
+    handler.addFilter(lambda record: _LOG.get() in (attempt.folder, None))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package = logging.getLogger("trainers")
     package.setLevel(min(package.level or logging.INFO, logging.INFO))

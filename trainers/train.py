@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from pydantic import ValidationError
@@ -18,9 +19,9 @@ from trainers import artifacts, checkpoint, data, methods, metrics, models, prov
 from trainers.config import Execution, Trial, Upstream
 from trainers.data import DataSet, Info, Split
 from trainers.errors import ConfigError, TrialError
+from trainers.feed import Common
 from trainers.methods import freeze, module
 from trainers.models import Network
-from trainers.protocols import learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,21 @@ class Epoch:
     number: int
     row: Row
     last: bool
+
+
+class Step(NamedTuple):
+    """An update that is about to be made; between two of them a trial may wait for others.
+
+    Attributes:
+        epoch, number: both from 0; `number` counts the updates of the epoch.
+    """
+
+    epoch: int
+    number: int
+
+
+Steps = Generator[Step, None, Row]
+"""The updates of one epoch, which gives its training metrics at its end."""
 
 
 @dataclass
@@ -64,8 +80,11 @@ class Loop(Protocol):
     total_epochs: int
     first_epochs: int
 
-    def run_epoch(self, epoch: int) -> Row:
+    def steps(self, epoch: int) -> Steps:
         """Trains one epoch; returns its training metrics. Raises TrialError when a loss is not finite."""
+
+    def run_epoch(self, epoch: int) -> Row:
+        """`steps` to its end."""
 
     def predict(self, split: Split) -> Tensor:
         """The student's logits (N, K) on a whole split, in eval mode."""
@@ -88,6 +107,8 @@ class Setup:
         teacher: frozen, on `device`; None where the trial has none.
         pool_folder: for files that are written once and that checkpoints refer to.
         source: of the data set that a probe's trunk was trained on; None for other kinds.
+        common: what the trial shares with others of its group.
+        clock: seconds that this trial has had, from any start.
     """
 
     trial: Trial
@@ -97,10 +118,12 @@ class Setup:
     device: torch.device
     pool_folder: Path
     source: Info | None = None
+    common: Common = field(default_factory=Common)
+    clock: Callable[[], float] = time.perf_counter
 
 
 class StudentLoop:
-    """What loops share: a student that is evaluated on images."""
+    """What loops share: a student that is evaluated on images. A loop has either `steps` or, where nothing waits, `run_epoch`."""
 
     first_epochs = 0
 
@@ -108,8 +131,25 @@ class StudentLoop:
         self.setup = setup
         self.student = setup.student
 
+    def steps(self, epoch: int) -> Steps:
+        return self.run_epoch(epoch)
+        yield  # a generator without a stop
+
+    def run_epoch(self, epoch: int) -> Row:
+        return drain(self.steps(epoch))
+
     def predict(self, split: Split) -> Tensor:
         return metrics.predict(self.student, split, self.setup.images.info)
+
+
+def drain(steps: Steps) -> Row:
+    """Makes every update without a stop."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            row: Row = end.value
+            return row
 
 
 def trial_folder(state_root: Path, digest: str) -> Path:
@@ -130,7 +170,8 @@ def train(
 
     Args:
         trial: what to train; the weights of its upstreams must lie in their directories under `state_root`.
-        attempt: folder of this attempt; `checkpoint.pt` there is replaced after every epoch, `weights.pt` written at the end.
+        attempt: folder of this attempt; `checkpoint.pt` there is replaced after every epoch, `weights.pt` written at the end,
+            `artifacts/` at some epochs.
         data_root: where data sets are.
         device: a torch device.
         execution: threads; on a CPU they change bits.
@@ -143,35 +184,60 @@ def train(
         TrialError: a loss is not finite, a checkpoint or upstream weights are corrupt, or the asked accuracy was never reached.
         DataError: images are missing or unreadable.
     """
+    with closing(
+        train_steps(trial, state_root, attempt, data_root=data_root, device=device, execution=execution)
+    ) as events:
+        for event in events:
+            if isinstance(event, Epoch):
+                yield event
+
+
+def train_steps(
+    trial: Trial,
+    state_root: Path,
+    attempt: Path,
+    *,
+    data_root: Path,
+    device: str = "cpu",
+    execution: Execution | None = None,
+    common: Common | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Generator[Step | Epoch, None, None]:
+    """`train`, with a stop before every update of a trial that may share its teacher's answers.
+
+    Args:
+        common: of the group, whose trials have equal `trainers.feed.key`.
+        clock: see `Setup`.
+    """
     require_runnable(trial)
     place = torch.device(device)
     prepare_process(place, execution or Execution())
-    setup = _setup(trial, state_root, data_root, place, attempt / "pool")
+    common = common or Common()
+    setup = _setup(trial, state_root, data_root, place, attempt / "pool", common)
+    setup = replace(setup, clock=clock)
     provenance.record(state_root, attempt, place, setup.images)
     loop = make_loop(setup)
     file = attempt / "checkpoint.pt"
     progress = _restore(file, loop, place) if file.exists() else Progress()
-    test_teacher = (
-        None if setup.teacher is None else metrics.predict(setup.teacher, setup.images.test, setup.images.info)
-    )
+    test_teacher = common.once("test_teacher", lambda: _test_teacher(setup))
     recorded = {loop.first_epochs + epoch for epoch in trial.protocol.artifact_epochs}
     artifact_epochs = {*recorded, loop.total_epochs - 1}
     finished = bool(progress.rows) and _reached(trial, progress.rows[-1])
     for number in range(len(progress.rows), loop.total_epochs):
         if finished:
             break
-        started = time.perf_counter()
-        row = loop.run_epoch(number)
-        trained = time.perf_counter()
+        started = clock()
+        row = yield from loop.steps(number)
+        trained = clock()
         evaluated, loyalty = _evaluate(setup.images, loop, test_teacher, number)
         before = progress.rows[-1] if progress.rows else {"time/train_s": 0.0, "time/total_s": 0.0}
         row |= evaluated
         row["time/train_s"] = before["time/train_s"] + trained - started
-        row["time/total_s"] = before["time/total_s"] + time.perf_counter() - started
+        row["time/total_s"] = before["time/total_s"] + clock() - started
         row["train/peak_memory_mib"] = peak_memory_mib(place)
         finished = _reached(trial, row)
         if number in artifact_epochs or finished:
-            folder = attempt.parent.parent / "artifacts" / f"epoch_{number:04d}"
+            folder = attempt / "artifacts" / f"epoch_{number:04d}"
             loop.write_artifacts(folder, number)
             if "loyalty_code" in loyalty:
                 artifacts.write_histogram(
@@ -266,8 +332,16 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _setup(trial: Trial, state_root: Path, data_root: Path, device: torch.device, pool_folder: Path) -> Setup:
-    images = data.load(trial.data, data_root).to(device)
+def _test_teacher(setup: Setup) -> Tensor | None:
+    if setup.teacher is None:
+        return None
+    return metrics.predict(setup.teacher, setup.images.test, setup.images.info)
+
+
+def _setup(
+    trial: Trial, state_root: Path, data_root: Path, device: torch.device, pool_folder: Path, common: Common
+) -> Setup:
+    images = common.once("images", lambda: data.load(trial.data, data_root).to(device))
     info = images.info
     source = None
     if trial.kind == "probe":
@@ -284,24 +358,23 @@ def _setup(trial: Trial, state_root: Path, data_root: Path, device: torch.device
         )
         if trial.subject is not None:
             load_weights(student, trial.subject, state_root, data_root)
-    teacher = None
-    if trial.teacher is not None:
-        teacher = models.build(
-            trial.teacher.network,
-            classes=info.classes,
-            channels=info.channels,
-            size=info.size,
-            seed=trial.seed,
-            role="teacher",
-        )
-        load_weights(teacher, trial.teacher, state_root, data_root)
-        freeze(teacher.to(device))
+    teacher = common.once("teacher", lambda: _teacher(trial, info, state_root, data_root, device))
     config = module(trial.method).Config.model_validate(dict(trial.hparams))
     network = None if trial.teacher is None else trial.teacher.network
     found = methods.faults(trial.method, config, methods.Case(trial.protocol, info, trial.student, network))
     if found:
         raise ConfigError(*found)
-    return Setup(trial, images, student.to(device), teacher, device, pool_folder, source)
+    return Setup(trial, images, student.to(device), teacher, device, pool_folder, source, common)
+
+
+def _teacher(trial: Trial, info: Info, state_root: Path, data_root: Path, device: torch.device) -> Network | None:
+    if trial.teacher is None:
+        return None
+    shape = {"classes": info.classes, "channels": info.channels, "size": info.size}
+    teacher = models.build(trial.teacher.network, **shape, seed=trial.seed, role="teacher")
+    load_weights(teacher, trial.teacher, state_root, data_root)
+    freeze(teacher.to(device))
+    return teacher
 
 
 def _source_info(trial: Trial, data_root: Path) -> Info:
@@ -383,61 +456,3 @@ def _keep_best(trial: Trial, setup: Setup, progress: Progress) -> None:
     if value > progress.best:
         progress.best = value
         progress.kept = {name: tensor.detach().clone() for name, tensor in setup.student.state_dict().items()}
-
-
-class Sums:
-    """Means of scalars over an epoch, kept on the device and read once."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            value = value.detach().double()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
-
-    def means(self) -> Row:
-        return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
-
-
-def require_finite(row: Row, epoch: int) -> None:
-    """Ends a trial whose training has gone wrong.
-
-    Raises:
-        TrialError: names the epoch and every term that is not finite.
-    """
-    bad = [f"{name} = {value}" for name, value in row.items() if not math.isfinite(value)]
-    if bad:
-        raise TrialError(
-            f"epoch {epoch}: {', '.join(bad)}: the loss is not finite; lower the learning rate or the weight of that term"
-        )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, trial: Trial, epoch: int) -> float:
-    """Sets the protocol's learning rate of this epoch on every group, and returns it."""
-    rate = learning_rate(trial.protocol, epoch)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate
-
-
-def clip_gradients(trial: Trial, parameters: Iterator[torch.nn.Parameter]) -> None:
-    """Scales the gradient down to the protocol's norm, where it has one."""
-    if trial.protocol.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(parameters, trial.protocol.clip_norm)
-
-
-def make_optimizer(trial: Trial, parameters: Iterator[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The protocol's optimiser, on the student and what trains with it; SGD for DOT, which `trainers.dot` makes."""
-    protocol = trial.protocol
-    if protocol.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=protocol.lr, weight_decay=protocol.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=protocol.lr,
-        momentum=protocol.momentum,
-        weight_decay=protocol.weight_decay,
-        nesterov=protocol.nesterov,
-    )
