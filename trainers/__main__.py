@@ -85,7 +85,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 arguments.state,
                 arguments.data,
                 device=arguments.device,
-                execution=Execution(threads=arguments.threads),
+                execution=Execution.of_new(arguments.threads),
             ):
                 pass
         except Busy as error:

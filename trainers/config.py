@@ -174,6 +174,14 @@ class Execution(Frozen):
     """What changes bits but not meaning: fixed at a trial's first claim and kept whenever it is continued."""
 
     threads: int = Field(1, gt=0, description="intra-operation threads on a CPU")
+    memory_format: Literal["contiguous", "channels_last"] = Field(
+        "contiguous", description="how the networks' weights, and with them all feature maps, lie in memory"
+    )
+
+    @classmethod
+    def of_new(cls, threads: int) -> Execution:
+        """What a trial that nobody has begun is trained with: the formats that convolutions are fastest in."""
+        return cls(threads=threads, memory_format="channels_last")
 
 
 class Trial(Frozen):

@@ -17,7 +17,7 @@ from trainers import data, metrics, models
 from trainers.config import Execution, Trial
 from trainers.errors import TrialError
 from trainers.methods import freeze
-from trainers.train import Setup, make_loop, prepare_process, require_runnable
+from trainers.train import Setup, lay_out, make_loop, prepare_process, require_runnable
 
 MOST_S = 5.0
 """Time that the updates of one trial may take, its first ones not counted."""
@@ -46,9 +46,11 @@ def probe_s(trial: Trial, data_root: Path, *, device: str = "cpu", execution: Ex
     """
     require_runnable(trial)
     place = torch.device(device)
-    prepare_process(place, execution or Execution())
+    execution = execution or Execution()
+    prepare_process(place, execution)
     with tempfile.TemporaryDirectory() as scratch:
         setup = _setup(trial, data_root, place, Path(scratch))
+        lay_out(setup, execution)
         loop: Any = make_loop(setup)
         updates = trial.protocol.updates_per_epoch or -(-len(setup.images.train) // trial.protocol.batch_size)
         cycle = getattr(loop.method, "student_steps", 1) if trial.kind == "datafree" else 1

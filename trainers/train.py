@@ -26,6 +26,7 @@ from trainers.models import Network
 logger = logging.getLogger(__name__)
 
 Row = metrics.Row
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 @dataclass(frozen=True)
@@ -211,10 +212,12 @@ def train_steps(
     """
     require_runnable(trial)
     place = torch.device(device)
-    prepare_process(place, execution or Execution())
+    execution = execution or Execution()
+    prepare_process(place, execution)
     common = common or Common()
     setup = _setup(trial, state_root, data_root, place, attempt / "pool", common)
     setup = replace(setup, clock=clock)
+    lay_out(setup, execution)
     provenance.record(state_root, attempt, place, setup.images)
     loop = make_loop(setup)
     file = attempt / "checkpoint.pt"
@@ -310,6 +313,13 @@ def rows_in(checkpoint_file: Path) -> list[Row]:
     """
     rows: list[Row] = checkpoint.load(checkpoint_file)["rows"]
     return rows
+
+
+def lay_out(setup: Setup, execution: Execution) -> None:
+    """Puts the networks into the memory format of the trial; the maps take theirs from the weights of the layers they pass."""
+    for network in (setup.student, setup.teacher):
+        if network is not None:
+            network.to(memory_format=MEMORY_FORMATS[execution.memory_format])  # type: ignore[call-overload]
 
 
 def prepare_process(device: torch.device, execution: Execution) -> None:

@@ -1,0 +1,311 @@
+"""Steps per second of our training loop against the loop that everyone copies (`benchmarks/plain.py`).
+
+    python benchmarks/train.py [--steps 12] [--repeats 3] [--threads 2] [--workers 2] [--device cpu] [--only kd-wrn kd-resnet]
+    python benchmarks/train.py --groups 1 2 4 8 [--only kd-resnet]
+    python benchmarks/train.py --trace traces
+
+Same networks, batch, steps and seed on both sides, in one run, taking turns; the best of `--repeats` counts. "eager" is the
+plain step on tensors that already lie on the device, so that the gain is not only the data loader's. With `--groups`, N
+trials (KD and DKD at different weights) train in lockstep with one teacher pass, against the bound that this run's own
+teacher and student steps allow: N (t + s) / (t + N s). Images are random: their content has no part in the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plain
+import torch
+
+from trainers import models
+from trainers.config import DataSpec, Execution, Protocol, Trial, Upstream
+from trainers.data import DataSet, Info, Split
+from trainers.feed import Common
+from trainers.methods import Context, config_type, freeze, module
+from trainers.models import Network
+from trainers.protocols import PROTOCOLS
+from trainers.train import Loop, Setup, Step, lay_out, make_loop, prepare_process
+
+INFO = Info(100, 3, 32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), crop_padding=4, flip=True)
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    Attributes:
+        batch: on a CPU, and on a GPU the paper's.
+    """
+
+    method: str
+    teacher: str
+    student: str
+    batch: tuple[int, int]
+    hparams: dict[str, Any]
+
+
+CASES = {
+    "kd-wrn": Case("kd", "wrn_40_2", "wrn_16_2", (64, 64), {}),
+    "kd-resnet": Case("kd", "resnet32x4", "resnet8x4", (64, 64), {}),
+    "crd": Case("crd", "wrn_40_2", "wrn_16_2", (64, 64), {}),
+    "pckd": Case("pckd", "wrn_40_2", "wrn_16_2", (16, 64), {}),
+    "cudfkd": Case("cudfkd", "wrn_40_2", "wrn_16_2", (64, 256), {"latent_dim": 256, "student_steps": 5}),
+    "cmi": Case("cmi", "wrn_40_2", "wrn_16_2", (64, 256), {"iterations": 2, "synthesis_batch": 64}),
+}
+
+
+@dataclass
+class Side:
+    """One way of training: `steps()` makes all steps of the run, evaluation left out."""
+
+    name: str
+    steps: Callable[[], object]
+    best_s: float = float("inf")
+
+    def measure(self, device: torch.device) -> None:
+        started = time.perf_counter()
+        self.steps()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.best_s = min(self.best_s, time.perf_counter() - started)
+
+
+def trial_of(case: Case, steps: int, device: torch.device, precision: str, **hparams: Any) -> Trial:
+    """A trial of one epoch of `steps` steps."""
+    kind = module(case.method).KIND
+    recipe = PROTOCOLS["cifar100-240" if kind == "distill" else "cudfkd-cifar100"]
+    batch = case.batch[device.type == "cuda"]
+    changes = {"batch_size": batch} | ({"updates_per_epoch": steps} if kind == "datafree" else {})
+    return Trial.model_validate(
+        {
+            "kind": kind,
+            "method": case.method,
+            "hparams": config_type(case.method).model_validate({**case.hparams, **hparams}).active(),
+            "versions": {"method": module(case.method).VERSION, "loop": 1},
+            "data": DataSpec(name="cifar100"),
+            "student": case.student,
+            "teacher": Upstream(network=case.teacher, weights="random", sha256="0" * 64),
+            "protocol": Protocol.model_validate(recipe.model_dump() | changes),
+            "precision": precision,
+            "seed": 0,
+        }
+    )
+
+
+def networks(case: Case, device: torch.device) -> tuple[Network, Network]:
+    """Student and frozen teacher, the same weights whenever they are made."""
+    shape = {"classes": INFO.classes, "channels": INFO.channels, "size": INFO.size}
+    student = models.build(case.student, **shape, seed=0, role="student").to(device)
+    teacher = models.build(case.teacher, **shape, seed=0, role="teacher").to(device)
+    freeze(teacher)
+    return student, teacher
+
+
+def images_of(count: int, device: torch.device) -> DataSet:
+    """Random images with the shape of CIFAR-100."""
+    source = torch.Generator().manual_seed(0)
+    split = Split(
+        torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=source),
+        torch.randint(0, 100, (count,), generator=source),
+    ).to(device)
+    return DataSet(INFO, split, split.take(torch.arange(min(256, count), device=device)))
+
+
+def setup_of(case: Case, trial: Trial, images: DataSet, device: torch.device, scratch: Path, **shared: Any) -> Setup:
+    """A fresh student before its first step."""
+    student, teacher = networks(case, device)
+    return Setup(trial, images, student, shared.pop("teacher", teacher), device, scratch, **shared)
+
+
+def sides(case: Case, arguments: argparse.Namespace, scratch: Path) -> list[Side]:
+    """Ours, the plain loop and, for methods with data, the plain step on tensors that lie on the device."""
+    device = torch.device(arguments.device)
+    trial = trial_of(case, arguments.steps, device, arguments.precision)
+    batch = trial.protocol.batch_size
+    images = images_of(arguments.steps * batch, torch.device("cpu"))
+    resident = images.to(device)
+    ours = setup_of(case, trial, resident, device, scratch / "ours")
+    lay_out(ours, Execution.of_new(arguments.threads))
+    loop = make_loop(ours)
+    theirs = setup_of(case, trial, resident, device, scratch / "plain")
+    method = method_of(theirs)
+    parts = [*theirs.student.parameters(), *(p for p in getattr(method, "modules", torch.nn.Module()).parameters())]
+    optimizer = torch.optim.SGD(
+        parts, lr=0.05, momentum=trial.protocol.momentum, weight_decay=trial.protocol.weight_decay
+    )
+    assert theirs.teacher is not None
+    pair = (theirs.student, theirs.teacher, optimizer)
+    if trial.kind == "datafree":
+        return [
+            Side("ours", lambda: loop.run_epoch(0)),
+            Side("plain", lambda: plain.datafree_epoch(arguments.steps, *pair, method)),
+        ]
+    given = None if case.method == "kd" else method
+    batches = plain.loader(images.train, INFO, batch, arguments.workers)
+    ready = [(shown.to(device), labels.to(device), rows.to(device)) for shown, labels, rows in batches]
+    return [
+        Side("ours", lambda: loop.run_epoch(loop.first_epochs)),
+        Side("plain", lambda: plain.distill_epoch(batches, *pair, given, device)),
+        Side("eager", lambda: plain.distill_epoch(ready, *pair, given, device)),  # type: ignore[arg-type]
+    ]
+
+
+def method_of(setup: Setup) -> Any:
+    """The method of the trial, as its loop makes it."""
+    trial, file = setup.trial, module(setup.trial.method)
+    context = Context(
+        setup.student,
+        setup.teacher,
+        setup.images.info,
+        trial.protocol,
+        trial.seed,
+        setup.device,
+        setup.images.train.labels,
+        setup.pool_folder,
+    )
+    return file.Method(file.Config.model_validate(dict(trial.hparams)), context)
+
+
+def peak_mib(device: torch.device) -> float:
+    """Of the device, or of this process since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def compare(names: Sequence[str], arguments: argparse.Namespace) -> list[str]:
+    """The table of single trials."""
+    device = torch.device(arguments.device)
+    lines = [
+        "| case | networks | batch | ours, steps/s | images/s | plain, steps/s | ours / plain | ours / eager | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        case = CASES[name]
+        with tempfile.TemporaryDirectory() as scratch:
+            found = sides(case, arguments, Path(scratch))
+            for _ in range(arguments.repeats + 1):  # the first turn warms up and is beaten
+                for side in found:
+                    side.measure(device)
+        batch = case.batch[device.type == "cuda"]
+        speed = {side.name: arguments.steps / side.best_s for side in found}
+        eager = f"{speed['ours'] / speed['eager']:.2f}" if "eager" in speed else "–"
+        lines.append(
+            f"| {name} | {case.teacher} → {case.student} | {batch} | {speed['ours']:.2f} | {speed['ours'] * batch:.0f} "
+            f"| {speed['plain']:.2f} | **{speed['ours'] / speed['plain']:.2f}** | {eager} | {peak_mib(device):.0f} |"
+        )
+        sys.stderr.write(lines[-1] + "\n")
+    return lines
+
+
+def variants(case: Case, count: int, steps: int, device: torch.device, precision: str) -> list[Trial]:
+    """KD and DKD in turn, no two alike."""
+    found = []
+    for number in range(count):
+        name = ("kd", "dkd")[number % 2]
+        hparams = {"temperature": 4.0 + number}
+        changed = Case(name, case.teacher, case.student, case.batch, {})
+        found.append(trial_of(changed, steps, device, precision, **hparams))
+    return found
+
+
+def lockstep(loops: Sequence[Loop]) -> None:
+    """One epoch of all loops, update by update."""
+    epochs = [loop.steps(0) for loop in loops]
+    while epochs:
+        for steps in list(epochs):
+            if not isinstance(next(steps, None), Step):
+                epochs.remove(steps)
+
+
+def grouped(name: str, arguments: argparse.Namespace) -> list[str]:
+    """The table of trials that share a teacher pass."""
+    device, case = torch.device(arguments.device), CASES[name]
+    images = images_of(arguments.steps * case.batch[device.type == "cuda"], device)
+    execution = Execution.of_new(arguments.threads)
+
+    def loops(count: int, scratch: Path) -> list[Loop]:
+        common, teacher, made = Common(), networks(case, device)[1], []
+        for number, trial in enumerate(variants(case, count, arguments.steps, device, arguments.precision)):
+            setup = setup_of(case, trial, images, device, scratch / str(number), common=common, teacher=teacher)
+            lay_out(setup, execution)
+            made.append(make_loop(setup))
+        return made
+
+    teacher = networks(case, device)[1].to(memory_format=torch.channels_last)
+    shown = torch.randn(case.batch[device.type == "cuda"], 3, 32, 32, device=device)
+
+    def teacher_only() -> None:
+        with torch.no_grad():
+            for _ in range(arguments.steps):
+                teacher(shown)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = {count: loops(count, Path(scratch) / str(count)) for count in arguments.groups}
+        sides = [Side("teacher", teacher_only)]
+        sides += [Side(str(count), lambda made=made: lockstep(made)) for count, made in runs.items()]  # type: ignore[misc]
+        for _ in range(arguments.repeats + 1):
+            for side in sides:
+                side.measure(device)
+    passed, alone = sides[0].best_s, next(side.best_s for side in sides if side.name == "1")
+    lines = ["| trials | seconds | trial-steps/s | gain | bound | share of the bound |", "|---|---|---|---|---|---|"]
+    for side in sides[1:]:
+        count = int(side.name)
+        gain = count * alone / side.best_s
+        bound = count * alone / (passed + count * (alone - passed))
+        speed = count * arguments.steps / side.best_s
+        lines.append(f"| {count} | {side.best_s:.2f} | {speed:.2f} | {gain:.2f} | {bound:.2f} | {gain / bound:.0%} |")
+    share = f"teacher pass {passed:.2f} s of a lone trial's {alone:.2f} s"
+    return [f"{name}: {case.teacher} → {case.student}, {share}", "", *lines]
+
+
+def trace(names: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Writes where the time goes, for chrome://tracing or Perfetto."""
+    arguments.trace.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        with tempfile.TemporaryDirectory() as scratch:
+            ours = sides(CASES[name], arguments, Path(scratch))[0]
+            ours.steps()
+            with torch.profiler.profile() as profile:
+                ours.steps()
+        profile.export_chrome_trace(str(arguments.trace / f"{name}.json"))
+        sys.stdout.write(f"{name}\n{profile.key_averages().table(sort_by='self_cpu_time_total', row_limit=15)}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=12, help="of each run (default 12)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each side; the best counts (default 3)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch, on both sides (default 2)")
+    parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader (default 2)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours")
+    parser.add_argument("--only", nargs="+", choices=sorted(CASES), help="cases (default: all)")
+    parser.add_argument("--groups", nargs="+", type=int, help="trials that share a teacher pass, 1 among them")
+    parser.add_argument("--trace", type=Path, help="folder for traces of ours")
+    arguments = parser.parse_args(argv)
+    prepare_process(torch.device(arguments.device), Execution.of_new(arguments.threads))
+    names = arguments.only or list(CASES)
+    if arguments.trace is not None:
+        trace(names, arguments)
+        return 0
+    if arguments.groups:
+        lines = [line for name in arguments.only or ["kd-resnet"] for line in grouped(name, arguments)]
+    else:
+        lines = compare(names, arguments)
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Networks whose maps lie in memory as convolutions like them: another order of sums, the same training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainers import attempts, checkpoint, models, train
+from trainers.attempts import read_status
+from trainers.config import Execution, Trial
+from trainers.run import run_trial
+from trainers.train import trial_folder
+
+LAST = Execution(memory_format="channels_last")
+
+
+def losses(trial: Trial, root: Path) -> list[float]:
+    return [row["train/loss"] for row in attempts.rows(read_status(root, trial.digest()))]
+
+
+def weights(trial: Trial, root: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(trial_folder(root, trial.digest()) / "weights.pt")["state"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["kd", "cudfkd"])
+def test_the_format_changes_no_result_beyond_rounding(name: str, tiny: Any, new_root: Callable[[], Path]) -> None:
+    trial = getattr(tiny, name)(epochs=1)
+    usual, last = new_root(), new_root()
+    list(run_trial(trial, usual, usual))
+    list(run_trial(trial, last, last, execution=LAST))
+    assert losses(trial, usual) == pytest.approx(losses(trial, last), rel=1e-3)
+    for ours, theirs in zip(weights(trial, usual).values(), weights(trial, last).values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["kd", "cudfkd"])
+def test_a_broken_trial_keeps_its_format_and_its_bits(name: str, tiny: Any, new_root: Callable[[], Path]) -> None:
+    trial = getattr(tiny, name)(epochs=2)
+    whole, broken = new_root(), new_root()
+    list(run_trial(trial, whole, whole, execution=LAST))
+    begun = run_trial(trial, broken, broken, execution=LAST)
+    next(begun)
+    begun.close()
+    list(run_trial(trial, broken, broken, execution=Execution()))  # what a later launch asks for does not count
+    recorded = json.loads((trial_folder(broken, trial.digest()) / "trial.json").read_text())["execution"]
+    assert recorded["memory_format"] == "channels_last"
+    for ours, theirs in zip(weights(trial, whole).values(), weights(trial, broken).values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_maps_follow_the_weights_through_every_layer(tiny: Any) -> None:
+    network = models.build("resnet8", classes=10, channels=3, size=8, seed=0, role="student")
+    network.to(memory_format=train.MEMORY_FORMATS["channels_last"])
+    with torch.no_grad():
+        maps = network.features(torch.randn(2, 3, 8, 8)).stages
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in maps)
+
+
+def test_trials_of_older_versions_keep_the_order_they_were_begun_with() -> None:
+    assert Execution.model_validate({"threads": 2}).memory_format == "contiguous"
+    assert Execution.of_new(2) == Execution(threads=2, memory_format="channels_last")
