@@ -20,6 +20,7 @@ from sweeps.settings import Settings
 
 if TYPE_CHECKING:
     from analysis.declared import Declared
+    from analysis.figures import Size
     from analysis.grid import Grid
     from analysis.layout import Style
     from analysis.runs import Store
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Select = Literal["last", "best"]
+SIZES = ("column", "talk")
+"""Of `analysis.figures.SIZES`, which the command's help does not wait for."""
 TABLE_FILES = {"md": "table.md", "latex": "table.tex", "csv": "table.csv", "html": "table.html"}
 
 
@@ -115,8 +118,8 @@ def drawable(result: Result) -> bool:
     return isinstance(result, grid.Grid | searches.SearchResult) and figures.kind_of(result) in figures.kinds()
 
 
-def figure_files(result: Result, where: Path) -> list[Path]:
-    """The figure's files, named after its kind.
+def figure_files(result: Result, where: Path, size: Size = "column") -> list[Path]:
+    """The figure's files, named after its kind and, where it is not for a column, its size.
 
     Raises:
         AnalysisError: a kind that nothing draws.
@@ -130,7 +133,10 @@ def figure_files(result: Result, where: Path) -> list[Path]:
             f"`paper table {result.name} --profile {result.profile}` shows it"
         )
     figure, kind = figures.draw(result), figures.kind_of(result)
-    return [write(where / f"{kind}.{extension}", figures.render(figure, extension)) for extension in figures.FORMATS]
+    name = kind if size == "column" else f"{kind}-{size}"
+    return [
+        write(where / f"{name}.{extension}", figures.render(figure, extension, size)) for extension in figures.FORMATS
+    ]
 
 
 def missing(result: Result) -> int:
@@ -176,7 +182,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "figure": (
         "draw an experiment's figure as PNG, PDF and SVG and print the files' paths",
-        "paper figure cudfkd/fig9 --profile demo --out figures",
+        "paper figure cudfkd/fig9 --profile demo --out figures\npaper figure cudfkd/fig9 --profile demo --size talk",
     ),
     "diff": (
         "print our values, the printed ones and the differences",
@@ -231,6 +237,13 @@ def parser() -> argparse.ArgumentParser:
                 "--format", choices=tuple(TABLE_FILES), default="md", help="format on stdout (default: %(default)s)"
             )
             style_options(verb)
+        if name == "figure":
+            verb.add_argument(
+                "--size",
+                choices=SIZES,
+                default="column",
+                help="for a column or the width of a page, or enlarged to a slide's width (default: %(default)s)",
+            )
         if name == "diff":
             output.add_argument(
                 "--format", choices=DIFF_FORMATS, default="md", help="format on stdout (default: %(default)s)"
@@ -403,7 +416,7 @@ def answer(result: Result, args: argparse.Namespace, settings: Settings) -> Any:
     if args.verb == "diff":
         return diff_answer(result, head) if args.json else diff_text(result, args.format)
     if args.verb == "figure":
-        files = [str(path) for path in figure_files(result, where)]
+        files = [str(path) for path in figure_files(result, where, args.size)]
         return head | {"files": files} if args.json else "".join(f"{path}\n" for path in files)
     texts = table_texts(result, style_of(args), args.arrows)
     files = [str(write(where / TABLE_FILES[kind], texts[kind].encode())) for kind in TABLE_FILES]

@@ -87,8 +87,7 @@ class Grid:
 
         `value`, `std` (NaN where there is none), `n` of `seeds`; `state` done (all seeds), incomplete (some), hole
         (none), absent or reported; `note`, why seeds are missing; `links`, (seed, address of the run) of those that
-        went in; `printed`, `printed_std`, `printed_n`, `origin`, the
-        paper's, NaN unless comparable.
+        went in; `printed`, `printed_std`, `printed_n`, `origin`, the paper's, NaN unless comparable.
         """
         return list(fold(self))
 
@@ -97,8 +96,17 @@ class Grid:
         """The panels' labels; one empty label where there are no panels."""
         return self.axes[self.panels] if self.panels else [""]
 
+    @cached_property
+    def _known(self) -> dict[str, names.Metric]:
+        return {}  # what `metric` has answered; tables ask it once for each cell
+
     def metric(self, name: str) -> names.Metric:
         """How a metric is shown here: times in a unit that suits them, two selections of one metric told apart."""
+        if name not in self._known:
+            self._known[name] = self._metric(name)
+        return self._known[name]
+
+    def _metric(self, name: str) -> names.Metric:
         largest = None
         if names.bare(name) in names.COSTS and not (self.comparable and self.origin):  # else in the paper's unit
             values = [c["value"] for c in self.cells if c["metric"] == name and math.isfinite(c["value"])]
@@ -411,7 +419,7 @@ def summarise(values: Sequence[float], mode: stats.Mode, metric: str) -> stats.S
 def fold(grid: Grid) -> Iterator[dict[str, Any]]:
     """What `Grid.cells` holds."""
     groups: dict[tuple[str, ...], list[dict[Any, Any]]] = {}
-    for record in grid.frame.to_dict("records"):
+    for record in records_of(grid.frame):
         groups.setdefault((*(record[axis] for axis in grid.axes), record["metric"]), []).append(record)
     for (*labels, metric), records in groups.items():
         present = [record for record in records if not math.isnan(record["value"])]
@@ -436,6 +444,12 @@ def fold(grid: Grid) -> Iterator[dict[str, Any]]:
             "printed_n": theirs["reference_n"],
             "origin": theirs["origin"],
         }
+
+
+def records_of(frame: pd.DataFrame) -> Iterator[dict[Any, Any]]:
+    """The frame's rows without digests and run ids, which no cell shows; `to_dict` takes three times as long."""
+    columns = {name: frame[name].to_numpy(dtype=object).tolist() for name in frame.columns.drop(["digest", "run_id"])}
+    return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
 def fold_seeds(present: Sequence[Mapping[Any, Any]], mode: stats.Mode, metric: str) -> stats.Summary:

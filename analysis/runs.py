@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import logging
 import os
 import re
-import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
+from analysis.cache import RUN_IDS, Cache
 from analysis.errors import NeverSwept, StoreError
 from sweeps.settings import Settings, shown
 
@@ -31,9 +30,10 @@ log = logging.getLogger(__name__)
 
 SCHEMAS = {"plan.json": (1,), "search.json": (1, 2)}
 """Those that can be read."""
-CACHE_SCHEMA = 2
 SINGLY = 16
 """Up to so many digests are asked for one at a time, more in pages over all trials: MLflow has no IN for tags."""
+RUNS_PER_QUERY = 8
+"""Runs that are read in a page in the time of one question: where many runs are known, more is asked one at a time."""
 PAGE = 1000
 ARTIFACTS = re.compile(r"epoch_(\d{4,})")
 """Folder of what a trial keeps of one epoch, counted from 0."""
@@ -76,27 +76,56 @@ class Sweep:
         search: content of search.json; None for a grid.
         run_id: the parent run.
         made: what planned it, as recorded: `commit`, `versions`, `machine`.
+        folder: the parent run's artifacts where they are on this machine, else "".
     """
 
     plan: Mapping[str, Any]
     search: Mapping[str, Any] | None
     run_id: str
     made: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
 
 
 class Store:
-    """An open MLflow store and the cache of what was read from it.
+    """An MLflow store and the cache of what was read from it.
+
+    A run that is done is read once. Before its rows are used the store is asked which runs were deleted or superseded, unless
+    the store is a file that nobody has changed since: then nothing is asked, and MLflow is not even loaded. A run that was
+    deleted and purged (`mlflow gc`) between two readings is not noticed; its trial's numbers stay true.
 
     Attributes:
-        client: MLflow's; every read goes through it.
         address: the tracking URI without password, for messages.
     """
 
-    def __init__(self, settings: Settings, client: MlflowClient) -> None:
-        self.client = client
+    def __init__(self, settings: Settings, client: MlflowClient | None = None) -> None:
+        """
+        Args:
+            client: MLflow's, where one is open already; every read goes through it.
+        """
         self.address = shown(settings.tracking_uri)
         self._uri = settings.tracking_uri
-        self._cache_folder = settings.home / "cache"
+        self._client = client
+        self._cache = Cache(settings.home / "cache", self.address, sqlite_file(self._uri))
+        self._checked = False
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's, opened when it is first needed: that takes longer than all the rest of a table."""
+        if self._client is None:
+            self._client = opened(self._uri)
+        return self._client
+
+    def ready(self) -> Cache:
+        """The cache, without what the store no longer holds.
+
+        Raises:
+            StoreError: the store has changed and cannot be read.
+        """
+        if not self._checked:
+            if not self._cache.now("checked", [""]):
+                self._check()
+            self._checked = True
+        return self._cache
 
     def sweep(self, experiment: str, profile: str) -> Sweep:
         """The parent run's plan, and its search where there is one.
@@ -105,62 +134,53 @@ class Store:
             NeverSwept: there is no plan.
             StoreError: a plan that cannot be read.
         """
-        home = self._experiment(experiment, profile)
-        where = f"tags.`sweeps.role` = 'parent' and tags.`sweeps.experiment` = {quoted(experiment)}"
-        where += f" and tags.`sweeps.profile` = {quoted(profile)}"
-        parents = list(self._search([home.experiment_id], where))
-        if not parents:
+        name = f"{experiment} {profile}"
+        parent = self.ready().now("parents", [name]).get(name)
+        if parent is None:
+            parent = self._parent(experiment, profile)
+            if parent["folder"]:
+                self._cache.keep_now("parents", {name: parent})
+        plan = self._artifact(parent, "plan.json")
+        if plan is None:
             raise never_swept(experiment, profile, self.address)
-        if len(parents) > 1:
-            log.warning("%s %s has %d parent runs; taking the oldest", experiment, profile, len(parents))
-        parent = min(parents, key=lambda run: (run.info.start_time, run.info.run_id))
-        with self._reading():
-            files = {file.path for file in self.client.list_artifacts(parent.info.run_id)}
-        if "plan.json" not in files:
-            raise never_swept(experiment, profile, self.address)
-        plan = self._artifact(parent.info.run_id, "plan.json")
-        search = self._artifact(parent.info.run_id, "search.json") if "search.json" in files else None
-        return Sweep(plan, search, parent.info.run_id, made_with(parent.data.tags))
+        return Sweep(plan, self._artifact(parent, "search.json"), **parent)
 
     def serving(self, sweep: Sweep) -> dict[str, Run]:
         """Readable name -> run of every trial that the sweep needs and that was started, teachers among them."""
-        with self._reading():
-            if "runs.json" not in {file.path for file in self.client.list_artifacts(sweep.run_id)}:
-                return {}
-            with tempfile.TemporaryDirectory() as folder:
-                path = self.client.download_artifacts(sweep.run_id, "runs.json", folder)
-                ids = json.loads(Path(path).read_text(encoding="utf-8"))
-            found = {name: self.client.get_run(run_id) for name, run_id in ids.items()}
-        return {name: self._run(run) for name, run in found.items() if f"{TAG}digest" in run.data.tags}
+        text = self._text(sweep.run_id, sweep.folder, "runs.json")
+        if text is None:
+            return {}
+        names = {run_id: name for name, run_id in json.loads(text).items()}
+        ids = list(names)
+        found: dict[str, MlflowRun] = {}
+        for start in range(0, len(ids), 100):
+            listed = ", ".join(f"'{run_id}'" for run_id in ids[start : start + 100])
+            found |= {run.info.run_id: run for run in self._search(f"attributes.run_id IN ({listed})")}
+        return {
+            names[run_id]: self._run(found[run_id])
+            for run_id in ids
+            if run_id in found and f"{TAG}digest" in found[run_id].data.tags
+        }
 
     def runs(self, digests: Iterable[str]) -> dict[str, Run]:
-        """The run of each digest that has one, from any MLflow experiment of the store."""
-        wanted = set(digests)
-        found = {digest: Run(**row) for digest, row in self._cached("runs", sorted(wanted)).items()}
-        missing = wanted - set(found)
-        if not missing:
-            return found
-        with self._reading():
-            ids = [experiment.experiment_id for experiment in self._experiments()]
-        fresh: dict[str, list[MlflowRun]] = {}
-        few = len(missing) <= SINGLY
-        filters = [f"tags.`sweeps.digest` = '{digest}'" for digest in sorted(missing)]
-        for run in chain.from_iterable(
-            self._search(ids, f) for f in (filters if few else ["tags.`sweeps.role` = 'trial'"])
-        ):
-            digest = run.data.tags.get("sweeps.digest", "")
-            if digest in missing and run.data.tags.get("sweeps.role") == "trial":
-                fresh.setdefault(digest, []).append(run)
-        read = {digest: self._run(first(candidates)) for digest, candidates in fresh.items()}
-        self._keep("runs", {digest: asdict(run) for digest, run in read.items() if run.state == "done"})
-        return found | read
+        """The run of each digest that has one, from any MLflow experiment of the store; in the order of the digests."""
+        wanted = sorted(set(digests))
+        cache = self.ready()
+        rows = cache.get("runs", wanted)
+        rest = [digest for digest in wanted if digest not in rows]
+        if rest:
+            rows |= cache.now("runs", rest)
+        missing = {digest for digest in rest if digest not in rows}
+        if missing:
+            rows |= self._look_up(missing)
+        return {digest: Run(**rows[digest]) for digest in wanted if rows[digest] is not None}
 
     def curves(self, runs: Sequence[Run], metric: str) -> dict[str, list[tuple[int, float]]]:
         """Digest -> (epoch from 0, value) of each epoch, in order."""
         names = {f"{run.digest} {metric}": run for run in runs}
         curves = {
             names[name].digest: [(int(e), float(v)) for e, v in row]
-            for name, row in self._cached("curves", list(names)).items()
+            for name, row in self.ready().get("curves", list(names)).items()
         }
         done = {}
         for name, run in names.items():
@@ -173,12 +193,12 @@ class Store:
             curves[run.digest] = curve
             if run.state == "done":
                 done[name] = curve
-        self._keep("curves", done)
+        self._cache.keep("curves", done)
         return curves
 
     def artifacts(self, run: Run) -> dict[int, list[str]]:
         """Epoch -> names of the files that a trial kept of it, in order; empty where it kept none."""
-        cached = self._cached("artifacts", [run.digest])
+        cached = self.ready().get("artifacts", [run.digest])
         if cached:
             return {int(epoch): names for epoch, names in cached[run.digest].items()}
         found: dict[int, list[str]] = {}
@@ -190,7 +210,7 @@ class Store:
                     found[int(match[1])] = sorted(Path(file.path).name for file in files)
         found = dict(sorted(found.items()))
         if run.state == "done" and found:
-            self._keep("artifacts", {run.digest: found})
+            self._cache.keep("artifacts", {run.digest: found})
         return found
 
     def artifact(self, run: Run, epoch: int, name: str) -> bytes:
@@ -201,38 +221,100 @@ class Store:
         """
         path = f"epoch_{epoch:04d}/{name}"
         key = f"{run.digest} {path}"
-        cached = self._cached("files", [key])
+        cached = self.ready().get("files", [key])
         if cached:
             return base64.b64decode(cached[key])
         with self._reading(), tempfile.TemporaryDirectory() as folder:
             content = Path(self.client.download_artifacts(run.run_id, path, folder)).read_bytes()
         if run.state == "done":
-            self._keep("files", {key: base64.b64encode(content).decode()})
+            self._cache.keep("files", {key: base64.b64encode(content).decode()})
         return content
 
     # --- MLflow -------------------------------------------------------------------------------------------------------
 
-    def _experiment(self, experiment: str, profile: str) -> MlflowExperiment:
+    def _check(self) -> None:
+        """Drops from the cache what the store has no more: all where another store is at the address, else single runs."""
+        from mlflow.entities import ViewType
+
+        with self._reading():
+            oldest = self.client.search_experiments(max_results=1, order_by=["creation_time ASC"])
+        born = oldest[0].creation_time if oldest else None
+        if self._cache.get("store", ["born"]).get("born") != born:
+            self._cache.clear()
+            self._cache.keep("store", {"born": born})
+        elif self._cache.count("runs"):
+            trials = "tags.`sweeps.role` = 'trial'"
+            gone = [*self._search(trials, ViewType.DELETED_ONLY), *self._search("tags.`sweeps.superseded` != ''")]
+            self._cache.forget(run.info.run_id for run in gone)
+        self._cache.keep_now("checked", {"": True})
+
+    def _look_up(self, missing: set[str]) -> dict[str, dict[str, Any] | None]:
+        """Asks for each digest; keeps every finished run that was read on the way. None for a digest without a run."""
+        singly = max(SINGLY, self._cache.count("runs") // RUNS_PER_QUERY)
+        if len(missing) <= singly:
+            queries = [f"tags.`sweeps.digest` = '{digest}'" for digest in sorted(missing)]
+        else:
+            queries = ["tags.`sweeps.role` = 'trial'"]
+        best: dict[str, tuple[tuple[bool, int, str], Run]] = {}
+        ids = self._ids()
+        for run in chain.from_iterable(self._search(query, ids=ids) for query in queries):
+            tags = run.data.tags
+            if "sweeps.digest" in tags and tags.get("sweeps.role") == "trial":
+                digest, rank = tags["sweeps.digest"], order(run)
+                if digest not in best or rank < best[digest][0]:
+                    best[digest] = (rank, self._run(run))
+        rows = {digest: asdict(run) for digest, (_, run) in best.items()}
+        done = {digest: row for digest, row in rows.items() if row["state"] == "done"}
+        self._cache.keep("runs", done)
+        self._cache.keep(RUN_IDS, {row["run_id"]: digest for digest, row in done.items()})
+        answer = {digest: rows.get(digest) for digest in missing}
+        self._cache.keep_now("runs", {digest: row for digest, row in answer.items() if digest not in done})
+        return answer
+
+    def _parent(self, experiment: str, profile: str) -> dict[str, Any]:
+        """The fields of a `Sweep` that say which run it is."""
         with self._reading():
             home = self.client.get_experiment_by_name(f"{experiment.split('/')[0]}-{profile}")
         if home is None:
             raise never_swept(experiment, profile, self.address)
-        return home
+        where = f"tags.`sweeps.role` = 'parent' and tags.`sweeps.experiment` = {quoted(experiment)}"
+        where += f" and tags.`sweeps.profile` = {quoted(profile)}"
+        parents = list(self._search(where, ids=[home.experiment_id]))
+        if not parents:
+            raise never_swept(experiment, profile, self.address)
+        if len(parents) > 1:
+            log.warning("%s %s has %d parent runs; taking the oldest", experiment, profile, len(parents))
+        parent = min(parents, key=lambda run: (run.info.start_time, run.info.run_id))
+        folder = local_folder(parent.info.artifact_uri)
+        return {"run_id": parent.info.run_id, "folder": folder, "made": made_with(parent.data.tags)}
 
-    def _experiments(self) -> Iterator[MlflowExperiment]:
+    def _experiments(self, view: int) -> Iterator[MlflowExperiment]:
         token = None
         while True:
-            page = self.client.search_experiments(max_results=PAGE, page_token=token)
+            page = self.client.search_experiments(view, max_results=PAGE, page_token=token)
             yield from page
             token = page.token
             if not token:
                 return
 
-    def _search(self, ids: Sequence[str], where: str) -> Iterator[MlflowRun]:
+    def _ids(self, view: int | None = None) -> list[str]:
+        """Ids of all experiments, the active ones where no view is asked for."""
+        from mlflow.entities import ViewType
+
+        with self._reading():
+            found = self._experiments(ViewType.ACTIVE_ONLY if view is None else view)
+            return [experiment.experiment_id for experiment in found]
+
+    def _search(self, where: str, view: int | None = None, ids: Sequence[str] = ()) -> Iterator[MlflowRun]:
+        """Runs of all experiments, or of some; the active ones where no view is asked for."""
+        from mlflow.entities import ViewType
+
+        view = ViewType.ACTIVE_ONLY if view is None else view
+        ids = list(ids) or self._ids(ViewType.ACTIVE_ONLY if view == ViewType.ACTIVE_ONLY else ViewType.ALL)
         token = None
         while True:
             with self._reading():
-                page = self.client.search_runs(list(ids), where, max_results=PAGE, page_token=token)
+                page = self.client.search_runs(ids, where, view, max_results=PAGE, page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -255,9 +337,30 @@ class Store:
             made_with(tags),
         )
 
-    def _artifact(self, run_id: str, name: str) -> dict[str, Any]:
-        with self._reading(), tempfile.TemporaryDirectory() as folder:
-            text = Path(self.client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
+    def _text(self, run_id: str, folder: str, name: str) -> str | None:
+        """Content of a parent's artifact; None where it has none of that name.
+
+        Args:
+            folder: where its artifacts are on this machine, "" where only the store has them.
+        """
+        if folder:
+            try:
+                return (Path(folder) / name).read_text(encoding="utf-8")
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise StoreError(f"{name} of run {run_id} cannot be read: {error}; check who may read it") from error
+        with self._reading(), tempfile.TemporaryDirectory() as temporary:
+            if name not in {file.path for file in self.client.list_artifacts(run_id)}:
+                return None
+            return Path(self.client.download_artifacts(run_id, name, temporary)).read_text(encoding="utf-8")
+
+    def _artifact(self, parent: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+        """A parent's JSON artifact of a schema that is known; None where it has none of that name."""
+        run_id = parent["run_id"]
+        text = self._text(run_id, parent["folder"], name)
+        if text is None:
+            return None
         remedy = "`sweep sync` writes it again"
         try:
             content = json.loads(text)
@@ -271,53 +374,8 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with reading(self.address):
+        with reading(self._uri):
             yield
-
-    # --- cache --------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _cache_file(self) -> Path:
-        """One file for each store; its oldest experiment tells a store from a deleted one at the same address."""
-        with self._reading():
-            oldest = self.client.search_experiments(max_results=1, order_by=["creation_time ASC"])
-        born = oldest[0].creation_time if oldest else None
-        key = hashlib.sha256(f"{CACHE_SCHEMA} {self.address} {born}".encode()).hexdigest()
-        return self._cache_folder / f"{key[:32]}.sqlite3"
-
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        self._cache_folder.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self._cache_file, timeout=10)) as database:
-            database.execute("create table if not exists rows (kind text, key text, row text, primary key (kind, key))")
-            yield database
-
-    def _cached(self, kind: str, keys: Sequence[str]) -> dict[str, Any]:
-        """Rows that are in the cache; a cache that cannot be read costs time, nothing else."""
-        if not self._cache_file.is_file():
-            return {}
-        rows: dict[str, Any] = {}
-        try:
-            with self._database() as database:
-                for start in range(0, len(keys), 500):  # SQLite takes 999 parameters at least
-                    part = keys[start : start + 500]
-                    marks = ",".join("?" * len(part))
-                    query = f"select key, row from rows where kind = ? and key in ({marks})"
-                    rows |= {key: json.loads(row) for key, row in database.execute(query, (kind, *part))}
-        except (OSError, sqlite3.Error, ValueError) as error:
-            log.warning("cache %s cannot be read, runs are read from the store: %s", self._cache_file, error)
-            return {}
-        return rows
-
-    def _keep(self, kind: str, rows: Mapping[str, Any]) -> None:
-        if not rows:
-            return
-        try:
-            with self._database() as database, database:
-                packed = [(kind, key, json.dumps(row)) for key, row in rows.items()]
-                database.executemany("insert or replace into rows values (?, ?, ?)", packed)
-        except (OSError, sqlite3.Error) as error:
-            log.warning("cache %s cannot be written, runs will be read again: %s", self._cache_file, error)
 
 
 def connect(settings: Settings) -> Store:
@@ -326,11 +384,18 @@ def connect(settings: Settings) -> Store:
     Raises:
         StoreError: no such store, or one that cannot be reached or read.
     """
-    uri = settings.tracking_uri
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///").split("?")[0])
-        if not path.is_file():  # MLflow would make an empty one
-            raise StoreError(f"{shown(uri)}: no such store; nothing was swept here yet, start with `sweep run`")
+    path = sqlite_file(settings.tracking_uri)
+    if path is not None and not path.is_file():  # MLflow would make an empty one
+        raise StoreError(
+            f"{shown(settings.tracking_uri)}: no such store; nothing was swept here yet, start with `sweep run`"
+        )
+    store = Store(settings)
+    store.ready()
+    return store
+
+
+def opened(uri: str) -> MlflowClient:
+    """MLflow's client, without its chatter, and with a patience that suits a command."""
     os.environ.setdefault(
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
     )  # the default of 7 waits four minutes for a dead server
@@ -338,14 +403,25 @@ def connect(settings: Settings) -> Store:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name, level in (("mlflow", logging.ERROR), ("alembic", logging.WARNING)):
         logging.getLogger(name).setLevel(level)
-    with reading(shown(uri)):
+    with reading(uri):
         from mlflow import MlflowClient
 
-        return Store(settings, MlflowClient(tracking_uri=uri))
+        return MlflowClient(tracking_uri=uri)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a store in SQLite; None for another kind of store."""
+    return Path(uri.removeprefix("sqlite:///").split("?")[0]) if uri.startswith("sqlite:///") else None
+
+
+def local_folder(uri: str) -> str:
+    """The folder of a run's artifacts where it is on this machine, else "": only MLflow reaches it."""
+    folder = url2pathname(urlsplit(uri).path) if uri.startswith("file:///") else ""
+    return folder if folder and Path(folder).is_dir() else ""
 
 
 @contextmanager
-def reading(address: str) -> Iterator[None]:
+def reading(uri: str) -> Iterator[None]:
     """Turns every failure of the store below into one error with the store's address and a remedy."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -354,11 +430,14 @@ def reading(address: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
         cause = " ".join(str(error).split("\n[SQL", 1)[0].split())
+        secret = urlsplit(uri).password
+        for text in (secret, unquote(secret)) if secret else ():
+            cause = cause.replace(f":{text}@", ":***@")
         if "database schema" in cause:
             remedy = "make a backup, then run `mlflow db upgrade` with this address"
         else:
             remedy = "check MLFLOW_TRACKING_URI and that the server runs"
-        raise StoreError(f"{address}: cannot be read: {cause}; {remedy}") from error
+        raise StoreError(f"{shown(uri)}: cannot be read: {cause}; {remedy}") from error
 
 
 def made_with(tags: Mapping[str, str]) -> dict[str, str]:
@@ -372,11 +451,9 @@ def never_swept(experiment: str, profile: str, address: str) -> NeverSwept:
     return NeverSwept(f"{experiment}: never swept with profile {profile!r} in {address}; start it with `{command}`")
 
 
-def first(candidates: Sequence[MlflowRun]) -> MlflowRun:
-    """The run that counts where a store holds two with one digest: a finished one, then the oldest."""
-    return min(
-        candidates, key=lambda run: (run.data.tags.get("sweeps.state") != "done", run.info.start_time, run.info.run_id)
-    )
+def order(run: MlflowRun) -> tuple[bool, int, str]:
+    """Where a store holds two runs with one digest the smaller counts: a finished one, then the oldest."""
+    return run.data.tags.get("sweeps.state") != "done", run.info.start_time, run.info.run_id
 
 
 def quoted(text: str) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import io
 import pkgutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from analysis.errors import ReportError
 from analysis.grid import Grid
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 SEARCH = "search"
 FORMATS = ("png", "pdf", "svg")
+SIZES = ("column", "talk")
+Size: TypeAlias = Literal["column", "talk"]
 
 
 def kinds() -> list[str]:
@@ -41,11 +42,13 @@ def draw(result: Grid | SearchResult) -> Figure:
     return figure
 
 
-def render(figure: Figure, extension: str) -> bytes:
-    """The file's bytes, the same for the same figure: no dates, no versions."""
-    from analysis.figures import _style
+def render(figure: Figure, extension: str, size: Size = "column") -> bytes:
+    """The file's bytes, the same for the same figure: no dates, no versions.
 
-    file = io.BytesIO()
-    with _style.applied():
-        figure.savefig(file, format=extension, metadata=_style.METADATA[extension])
-    return file.getvalue()
+    Args:
+        size: for a column or the width of a page, or as large as a slide has room for.
+    """
+    from analysis.figures import _render, _style
+
+    factor = 1.0 if size == "column" else _style.slide_factor(figure)
+    return _render.render(figure, extension, factor, _style.DPI[size])

@@ -20,6 +20,10 @@ COLUMN_IN = 3.5
 """Width of one column of an IEEE page, in inches."""
 PAGE_IN = 7.16
 """Width of both columns with the gap."""
+SLIDE_IN = (12.3, 6.0)
+"""Width and height that a slide of 13.33 x 7.5 inches has for a figure below its title."""
+DPI = {"column": 300, "talk": 160}
+"""Pixels of an inch: of print, and of a slide as a projector of 2,133 pixels shows it."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, fit for every common colour blindness; without its yellow, too light on white."""
 MARKERS = "osD^vP*"
@@ -53,7 +57,6 @@ STYLE: dict[str, Any] = {
     "hatch.linewidth": 0.5,
     "hatch.color": "#A0A0A0",
     "legend.frameon": False,
-    "savefig.dpi": 300,
     "pdf.fonttype": 42,  # journals refuse the default, type 3
     "pdf.compression": 6,
     "svg.hashsalt": "analysis",  # else the names inside are random
@@ -95,6 +98,12 @@ def grid_of_axes(
     figure = Figure(figsize=(width_in, rows * row_in + extra_in), layout=engine)
     axes = figure.subplots(rows, columns, squeeze=False)
     return figure, [list(row) for row in axes]
+
+
+def slide_factor(figure: Figure) -> float:
+    """By how much a figure is enlarged for a slide: until its width or its height is all that there is."""
+    width_in, height_in = figure.get_size_inches()
+    return float(min(SLIDE_IN[0] / width_in, SLIDE_IN[1] / height_in))
 
 
 def symbol(name: str) -> str:

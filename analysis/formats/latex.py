@@ -36,6 +36,8 @@ class Column:
 
 
 RIGHT = Column("r")
+SIUNITX = "\\sisetup{separate-uncertainty=true, retain-zero-uncertainty=true, detect-weight=true, mode=text}"
+"""Equal seeds have a spread of 0, which siunitx would leave out."""
 
 
 def latex(table: Table, style: Style = PLAIN) -> str:
@@ -50,7 +52,7 @@ def latex(table: Table, style: Style = PLAIN) -> str:
         f"\\begin{{{environment}}}",
         "\\centering",
         *(["\\footnotesize", "\\setlength{\\tabcolsep}{3pt}"] if wide else []),
-        *(["\\sisetup{separate-uncertainty=true, detect-weight=true, mode=text}"] if style.siunitx else []),
+        *([SIUNITX] if style.siunitx else []),
         f"\\caption{{{tex(table.title)}. {tex(table.caption)}{marks}}}",
         *label,
         "\\smallskip",

@@ -14,6 +14,7 @@ from analysis.claims import _report as claimed
 from analysis.cli import drawable, table_of
 from analysis.declared import Declared
 from analysis.errors import AnalysisError
+from analysis.figures._style import COLUMN_IN
 from analysis.formats.html import text
 from analysis.grid import Grid
 from analysis.layout import Table
@@ -171,9 +172,10 @@ def shown_figure(part: Part, anchor: str) -> str:
         kind, content = "png", figures.render(drawn, "png")
     data = base64.b64encode(content).decode()
     width = round(drawn.get_figwidth() * PIXELS_IN)
+    size = "column" if drawn.get_figwidth() <= COLUMN_IN else "page"
     said = f"{result.title}: {figures.kind_of(result)}, profile {result.profile}"
     return (
-        f'<figure>{region("Figure")}<img width="{width}" src="data:image/{kind};base64,{data}" '
+        f'<figure>{region("Figure")}<img class="{size}" width="{width}" src="data:image/{kind};base64,{data}" '
         f'alt="{text(said)}; its numbers are in the table above"></div>'
         f"<figcaption>{text(said)}</figcaption></figure>"
     )

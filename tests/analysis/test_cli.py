@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from analysis import cli, runs
+from analysis import cli, figures, runs
 from analysis.layout import Style
 
 FILES = ["table.md", "table.tex", "table.csv", "table.html", "heatmap.png", "heatmap.pdf", "heatmap.svg"]
@@ -51,6 +51,13 @@ def test_figure_prints_its_paths(fig9: Any, capsys: pytest.CaptureFixture[str]) 
     paths = capsys.readouterr().out.splitlines()
     assert paths == [f"figures/cudfkd/fig9/demo/heatmap.{extension}" for extension in ("png", "pdf", "svg")]
     assert all(Path(path).stat().st_size > 10_000 for path in paths)
+
+
+def test_talk_size_has_names_of_its_own(fig9: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.SIZES == figures.SIZES
+    assert cli.main(["figure", "cudfkd/fig9", "--profile", "demo", "--out", "figures", "--size", "talk"]) == 0
+    paths = capsys.readouterr().out.splitlines()
+    assert paths == [f"figures/cudfkd/fig9/demo/heatmap-talk.{extension}" for extension in ("png", "pdf", "svg")]
 
 
 def test_json_for_machines(fig9: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +197,64 @@ def test_same_runs_same_bytes_from_another_folder_without_the_cache_torch_ray_an
     environment = os.environ | {"PYTHONPATH": str(source), "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=environment, check=True, capture_output=True)
     assert [(elsewhere / "two" / "cudfkd" / "fig9" / "demo" / name).read_bytes() for name in FILES] == first
+
+
+def test_second_time_loads_no_mlflow_and_prints_the_same(fig9: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys; from analysis import cli; code = cli.main(['table', 'cudfkd/fig9', '--profile', 'demo'])\n"
+        "sys.exit(code or 10 * ('mlflow' in sys.modules))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    printed = []
+    for expected in (10, 0):
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (expected, "")
+        printed.append(done.stdout)
+    assert printed[0] == printed[1]
+    assert "90.62" in printed[0]
+
+
+@pytest.mark.parametrize("verb", ["table", "diff", "figure"])
+def test_plan_of_an_older_schema_is_one_clear_error(bench: Any, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    bench.plan("cudfkd/fig9", edit=lambda plan: plan.update(schema=0))
+    assert cli.main([verb, "cudfkd/fig9", "--profile", "demo"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: plan.json of run ")
+    assert err.endswith(" has schema 0, known is 1; `sweep sync` writes it again\n")
+    assert err.count("\n") == 1
+
+
+def test_server_that_cannot_be_reached_is_one_error(
+    fig9: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert cli.main(["table", "cudfkd/fig9", "cudfkd/fig10", "--profile", "demo"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: http://me:***@127.0.0.1:9: cannot be read: ")
+    assert err.endswith("check MLFLOW_TRACKING_URI and that the server runs\n")
+    assert (err.count("\n"), "secret" in err) == (1, False)
+
+
+def test_experiment_of_which_the_paper_leaves_everything_out(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    more = '\n[[absent]]\nmatch = { row = ["a", "b"] }\nreason = "needs a GPU"\n'
+    name = bench.write(bench.axis("row", ["a", "b"]), more=more)
+    bench.plan(name)
+    assert cli.main(["table", name, "--profile", "demo"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("– [1]") == 2
+    assert "[1] needs a GPU" in out
+    assert err == ""
+
+
+def test_experiment_without_cells_is_an_error(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    name = bench.write('[[axes]]\nname = "row"\npath = "hparams.row"\nvalues = []\n')
+    assert cli.main(["table", name, "--profile", "demo"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"error: {name}: axis 'row': has no values; needs at least one\n"
 
 
 def test_same_bytes_with_another_clock_and_from_another_folder(

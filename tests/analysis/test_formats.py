@@ -252,6 +252,17 @@ def test_latex_compiles_alone_and_within_a_document(pdflatex: Any, tmp_path: Pat
 
 
 @pytest.mark.latex
+@pytest.mark.parametrize("style", STYLES)
+def test_spread_of_equal_seeds_is_shown(pdflatex: Any, style: Style) -> None:
+    entries = [Entry("95.0", "0.0"), Entry("94.5", "0.0", mark="best"), Entry("93.0", "0.2", note=1)]
+    table = Table("t", "c", "k", ["x", "y", "z"], [Block("", [("row", entries)])], ["note"], [])
+    text = pdflatex(tables.latex(table, replace(style, standalone=True)))
+    shown = "".join(text.split())
+    for number in ("95.0±0.0", "94.5±0.0", "93.0±0.2"):
+        assert number in shown
+
+
+@pytest.mark.latex
 def test_every_character_of_the_escapes_compiles(pdflatex: Any) -> None:
     labels = [character for character in TEX if character.strip("\0")] + ["a--b", "é", "中", "*[x]", "\\input{x}"]
     rows = [(label, [Entry("1.00")]) for label in labels]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analysis import grid, runs
+from analysis import grid, runs, tables
 from analysis.errors import ReportError, StoreError
 from sweeps import spec
 
@@ -208,6 +208,18 @@ def test_times_are_shown_in_a_unit_that_suits_them_and_kept_in_seconds(bench: An
     assert found.metric("time/train_s").title == "Training time (min)"
     assert found.block("time/train_s", "")[0]["value"] == 5.0
     assert found.drawn("time/train_s").text(5.0) == "5.00"
+
+
+def test_seconds_and_hours_in_one_column_have_one_unit(bench: Any) -> None:
+    name = bench.write(bench.axis("row", ["a", "b"]), metrics=["time/train_s", "test/acc1_pct"])
+    bench.plan(name)
+    for label, seconds, accuracy in (("a", 36.0, 50.0), ("b", 10800.0, 60.0)):
+        results = {"time/train_s": seconds, "best/test/acc1_pct": accuracy}
+        bench.trial(bench.digest("demo", f"row={label}", 0), results)
+    text = tables.markdown(tables.table(load(bench, name)))
+    assert "| row | Training time (h) | Acc@1 (%) |" in text
+    assert "| a   |          **0.01** |   _50.00_ |" in text  # 36 s are 0.01 h
+    assert "| b   |            _3.00_ | **60.00** |" in text
 
 
 def test_printed_values_appear_only_at_the_papers_scale(bench: Any) -> None:

@@ -224,3 +224,34 @@ def test_rows_and_columns_of_pckd_are_in_the_printed_order(number: int) -> None:
 def test_value_that_pckd_prints_for_a_cell(name: str, labels: dict[str, str], value: float) -> None:
     experiment = spec.load(f"pckd/{name}")
     assert printed.load(experiment)[printed.key_of(experiment, labels, "test/acc1_pct")] == [value]
+
+
+UNITS = """paper,table,method,metric,value,unit,note
+tiny,I,a,mem,6.5,G,
+tiny,I,b,mem,512,{unit},
+tiny,I,a,time,2,h,
+tiny,I,b,time,90,,
+"""
+
+
+def load_units(bench: Any, monkeypatch: pytest.MonkeyPatch, unit: str) -> dict[printed.Key, list[float]]:
+    (bench.folder / "units.csv").write_text(UNITS.format(unit=unit))
+    monkeypatch.setattr(printed, "folder", lambda: bench.folder)
+    report = '[report.reference]\nfile = "units.csv"\norigin = "printed"\naxes = { row = "{method}" }\n'
+    metrics = ["train/peak_memory_mib", "time/train_s"]
+    return printed.load(spec.load(bench.write(bench.axis("row", ["a", "b"]), report=report, metrics=metrics)))
+
+
+def test_one_metric_in_two_units_is_brought_to_ours(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = load_units(bench, monkeypatch, "")  # no unit: ours, MiB and s
+    assert values == {
+        (("a",), "train/peak_memory_mib"): [6656.0],
+        (("b",), "train/peak_memory_mib"): [512.0],
+        (("a",), "time/train_s"): [7200.0],
+        (("b",), "time/train_s"): [90.0],
+    }
+
+
+def test_unit_that_nobody_knows_is_an_error(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ReportError, match=r"tiny/grid: units.csv: unknown unit 'MB' of mem; known: none, %, G, h"):
+        load_units(bench, monkeypatch, "MB")

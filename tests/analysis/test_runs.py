@@ -40,8 +40,7 @@ class Counting:
 
 
 def counted(bench: Any) -> tuple[runs.Store, Counting]:
-    store = runs.connect(bench.settings)
-    counting = Counting(store.client)
+    counting = Counting(bench.client)
     return runs.Store(bench.settings, counting), counting  # type: ignore[arg-type]
 
 
@@ -52,7 +51,93 @@ def test_finished_run_is_read_once(bench: Any) -> None:
     assert calls.calls["search_runs"] == 1
     second, calls = counted(bench)
     assert second.runs({"a" * 64}) == found
-    assert "search_runs" not in calls.calls
+    assert calls.calls == {}  # the store's file has not changed
+
+
+def test_store_that_changed_is_asked_only_for_what_is_gone(bench: Any) -> None:
+    bench.trial("a" * 64, {"best/test/acc1_pct": 91.0})
+    found = runs.connect(bench.settings).runs({"a" * 64})
+    bench.trial("b" * 64, {"best/test/acc1_pct": 92.0})
+    store, calls = counted(bench)
+    assert store.runs({"a" * 64}) == found
+    assert calls.calls["search_runs"] == 2  # deleted and superseded ones
+    assert store.runs({"a" * 64, "b" * 64})["b" * 64].metrics == {"best/test/acc1_pct": 92.0}
+    assert calls.calls["search_runs"] == 3
+
+
+def test_superseded_run_gives_way_to_the_new_one(bench: Any) -> None:
+    old = bench.trial("a" * 64, {"best/test/acc1_pct": 91.0}, curves={"test/acc1_pct": [1.0]})
+    other = bench.trial("b" * 64, {"best/test/acc1_pct": 80.0})
+    store = runs.connect(bench.settings)
+    assert store.curves(list(store.runs({"a" * 64, "b" * 64}).values()), "test/acc1_pct")["a" * 64] == [(0, 1.0)]
+    bench.client.set_tag(old, "sweeps.superseded", "its trial was started over")  # as sweeps.tracking does
+    bench.client.delete_tag(old, "sweeps.digest")
+    assert list(runs.connect(bench.settings).runs({"a" * 64, "b" * 64})) == ["b" * 64]
+    new = bench.trial("a" * 64, {"best/test/acc1_pct": 93.0}, curves={"test/acc1_pct": [3.0]})
+    for _ in range(2):  # from the store, then from the cache
+        store = runs.connect(bench.settings)
+        found = store.runs({"a" * 64, "b" * 64})
+        assert [(run.run_id, run.metrics["best/test/acc1_pct"]) for run in found.values()] == [(new, 93), (other, 80)]
+        assert store.curves([found["a" * 64]], "test/acc1_pct") == {"a" * 64: [(0, 3.0)]}
+
+
+def test_deleted_run_leaves_a_hole_until_it_is_restored(bench: Any) -> None:
+    run_id = bench.trial("a" * 64, {"best/test/acc1_pct": 91.0})
+    assert runs.connect(bench.settings).runs({"a" * 64})
+    bench.client.delete_run(run_id)
+    assert runs.connect(bench.settings).runs({"a" * 64}) == {}
+    bench.client.restore_run(run_id)
+    assert runs.connect(bench.settings).runs({"a" * 64})["a" * 64].run_id == run_id
+    bench.client.delete_experiment(bench.mlflow_experiment("tiny-demo"))
+    assert runs.connect(bench.settings).runs({"a" * 64}) == {}
+
+
+def test_trial_without_a_run_is_asked_for_again_when_the_store_changes(bench: Any) -> None:
+    bench.trial("b" * 64)
+    assert runs.connect(bench.settings).runs({"a" * 64}) == {}
+    store, calls = counted(bench)
+    assert (store.runs({"a" * 64}), calls.calls) == ({}, {})
+    bench.trial("a" * 64, {"best/test/acc1_pct": 91.0})
+    assert runs.connect(bench.settings).runs({"a" * 64})["a" * 64].metrics == {"best/test/acc1_pct": 91.0}
+
+
+def test_pages_over_all_trials_are_read_once_for_every_experiment(bench: Any) -> None:
+    digests = [bench.digest(i) for i in range(40)]
+    for i, digest in enumerate(digests):
+        bench.trial(digest, {"best/test/acc1_pct": float(i)})
+    store, calls = counted(bench)
+    assert len(store.runs(digests[:20])) == 20
+    assert calls.calls["search_runs"] == 1
+    bench.mlflow_experiment("else")
+    store, calls = counted(bench)
+    assert [store.runs({digest})[digest].metrics["best/test/acc1_pct"] for digest in digests[20:]] == list(
+        range(20, 40)
+    )
+    assert calls.calls["search_runs"] == 2  # what is gone; no run is read again
+
+
+def test_new_plan_is_seen_though_the_database_did_not_change(bench: Any) -> None:
+    name = bench.write(bench.axis("row", ["a"]))
+    run_id = bench.plan(name)
+    assert runs.connect(bench.settings).sweep("tiny/grid", "demo").plan["cells"][0]["labels"] == {"row": "a"}
+    bench.client.log_text(run_id, '{"schema": 1, "cells": []}', "plan.json")
+    store, calls = counted(bench)
+    assert store.sweep("tiny/grid", "demo").plan["cells"] == []
+    assert calls.calls == {}
+
+
+def test_parent_whose_artifacts_only_the_store_has(bench: Any) -> None:
+    name = bench.write(bench.axis("row", ["a"]))
+    run_id = bench.plan(name, search={"schema": 1, "cells": []})
+    trial = bench.trial("a" * 64)
+    bench.client.log_text(run_id, f'{{"row=a seed=0": "{trial}", "row=b seed=0": "{"0" * 32}"}}', "runs.json")
+    local = runs.connect(bench.settings)
+    here = local.sweep("tiny/grid", "demo")
+    assert here.folder
+    there = replace(here, folder="")
+    assert local._artifact({"run_id": run_id, "folder": ""}, "search.json") == here.search
+    assert local._artifact({"run_id": run_id, "folder": ""}, "other.json") is None
+    assert list(local.serving(there)) == list(local.serving(here)) == ["row=a seed=0"]  # the other run is gone
 
 
 @pytest.mark.parametrize("state", ["partial", "failed", "stopped"])
@@ -172,9 +257,8 @@ def test_store_of_another_version_names_the_remedy(bench: Any) -> None:
 
 def test_server_that_does_not_answer_is_an_error(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    store = runs.connect(replace(bench.settings, tracking_uri="http://127.0.0.1:9"))
     with pytest.raises(StoreError, match=r"http://127.0.0.1:9: cannot be read: .*; check MLFLOW_TRACKING_URI"):
-        store.sweep("cudfkd/fig9", "demo")
+        runs.connect(replace(bench.settings, tracking_uri="http://127.0.0.1:9"))
 
 
 def test_never_swept_names_the_command(bench: Any) -> None:

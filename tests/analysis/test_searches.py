@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from analysis import runs, searches, tables
+from analysis.layout import Style
 from sweeps import spec
 
 ACCURACY = "best/val/acc1_pct"
@@ -195,6 +196,18 @@ def test_table_of_a_search_with_two_objectives(bench: Any) -> None:
     }  # fmt: skip
     assert (rows[5][ACCURACY], rows[5]["cost/flops"]) == (None, None)
     assert json.dumps(rows, allow_nan=False)
+
+
+@pytest.mark.latex
+@pytest.mark.parametrize("style", [Style(standalone=True), Style(standalone=True, siunitx=True, links=True)])
+@pytest.mark.parametrize("objectives", [logged, logged_two])
+def test_latex_of_a_search_compiles(bench: Any, pdflatex: Any, objectives: Any, style: Style) -> None:
+    name = write(bench)
+    bench.plan(name, search=objectives(bench))
+    bench.trial("3" * 64, {"best/test/acc1_pct": 90.25})
+    text = pdflatex(tables.latex(searches.table(load(bench, name)), style))
+    assert "90.25" in text
+    assert "3*" in text.replace(" ", "").replace("∗", "*") or objectives is logged
 
 
 def test_a_search_that_never_logged_shows_the_objectives_of_its_file(bench: Any) -> None:

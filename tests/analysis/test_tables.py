@@ -143,6 +143,48 @@ tiny/grid, profile demo: best over epochs, per metric; mean ± sample std, n = 2
     )
 
 
+def test_seeds_that_failed_or_gave_nan_lower_n_and_are_named(bench: Any) -> None:
+    name = bench.write(bench.axis("row", ["all", "some", "one", "none"]), seeds=[0, 10, 20])
+    bench.plan(name)
+    for label, seed, value in (
+        ("all", 0, 90.0), ("all", 10, 91.0), ("all", 20, 92.0), ("some", 0, 93.0), ("some", 20, 94.0), ("one", 10, 91.0)
+    ):  # fmt: skip
+        bench.trial(bench.digest("demo", f"row={label}", seed), {"best/test/acc1_pct": value})
+    bench.trial(bench.digest("demo", "row=some", 10), {"best/test/acc1_pct": float("nan")})
+    for seed in (0, 10, 20):
+        bench.trial(bench.digest("demo", "row=none", seed), state="failed", error="CUDA out of memory\nat step 3")
+    bench.trial(bench.digest("demo", "row=one", 0), state="stopped")
+    table = tables.table(load(bench, name))
+    assert (
+        tables.markdown(table)
+        == """**Small grid**
+
+tiny/grid, profile demo: best over epochs, per metric; mean ± sample std, n = 1 to 3. Marked in each column: **best**, _second_.
+
+| row  |            Acc@1 (%) |
+|------|---------------------:|
+| all  |       _91.00_ ± 1.00 |
+| some | **93.50** ± 0.71 [1] |
+| one  |          _91.00_ [2] |
+| none |                – [3] |
+
+[1] seed 10 the run's best/test/acc1_pct is nan  
+[2] seed 0 stopped by a pruner; seed 20 not started  
+[3] failed: CUDA out of memory at step 3
+
+Profile demo has another scale than the paper (data cifar100 -> digits): printed values are not compared.
+"""
+    )
+    body = tables.latex(table).split("\\midrule\n")[1].split("\n\\bottomrule")[0]
+    assert (
+        body
+        == r"""all & \underline{91.00} $\pm$ 1.00 \\
+some & \textbf{93.50} $\pm$ 0.71$^{1}$ \\
+one & \underline{91.00}$^{2}$ \\
+none & --$^{3}$ \\"""
+    )
+
+
 def test_grid_has_printed_values_in_parentheses(bench: Any) -> None:
     axes = bench.axis("row", ["2.0"]) + bench.axis("col", ["c"])
     name = bench.write(axes, report='columns = "col"\n' + NOTEBOOK)

@@ -1,11 +1,15 @@
-"""The report as a reader opens it: from disk, in Chromium, without a network."""
+"""The report as a reader opens it: from disk, in Chromium, without a network; and everything made again on another day."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import re
+import shutil
+import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +111,62 @@ def test_the_page_fits_wide_and_narrow_windows(opened: Any, tmp_path: Path) -> N
         assert opened.execute_script("return innerWidth") == width
         assert opened.execute_script(f"return {root}.scrollWidth - {root}.clientWidth") == 0
         opened.save_screenshot(str(pictures / f"report-{width}.png"))
+
+
+COMMANDS = (
+    ("table", "cudfkd/fig9", "search.toml", "--siunitx", "--standalone", "--links"),
+    ("figure", "cudfkd/fig9", "search.toml", "curve.toml"),
+    ("figure", "cudfkd/fig9", "curve.toml", "--size", "talk"),
+    ("report", "cudfkd/fig9", "cudfkd/fig10", "search.toml", "curve.toml", "--out", "report.html"),
+)
+SPACE = '\n[search]\ntrials = 2\nspace = [ { path = "hparams.alpha", low = 0.0, high = 1.0 } ]\n'
+DATE = re.compile(rb"20[2-9]\d-[01]\d-[0-3]\d|D:20\d\d|tIME|\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d")
+
+
+def _everything(bench: Any, folder: Path, *front: str, **environment: str) -> dict[str, bytes]:
+    """All that the commands write and print, run in a folder below the store's."""
+    folder.mkdir(parents=True)
+    for name in ("search.toml", "curve.toml"):
+        shutil.copy(bench.folder / name, folder)
+    source = str(Path(cli.__file__).parents[1])
+    variables = {"PATH": os.environ["PATH"], "PYTHONPATH": source, "HOME": str(folder), **environment}
+    made = {}
+    for command in COMMANDS:
+        full = [*front, sys.executable, "-m", "analysis.cli", *command, "--profile", "demo"]
+        full += [] if "--out" in command else ["--out", "out"]
+        done = subprocess.run(full, cwd=folder, env=variables, capture_output=True)
+        assert done.returncode in (0, 1), done.stderr.decode()  # cells are missing
+        made[f"printed by {' '.join(command)}"] = done.stdout
+    files = [
+        path for path in folder.rglob("*") if path.suffix in (".md", ".tex", ".csv", ".html", ".png", ".pdf", ".svg")
+    ]
+    return made | {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_everything_is_the_same_on_another_day_and_from_another_folder(bench: Any, tmp_path: Path) -> None:
+    bench.plan("cudfkd/fig9")
+    bench.fill("cudfkd/fig9", skip=["pair=ResNet34 / ResNet18 k_begin=1/4 k_end=3/4"])
+    curve = bench.write(bench.axis("row", ["1", "2", "3"]), name="curve", kind="curve", seeds=[0, 7])
+    bench.plan(curve)
+    bench.fill(curve)
+    search = bench.write("", name="search", more=SPACE)
+    bench.trial("c" * 64, {"best/val/acc1_pct": 91.0, "best/test/acc1_pct": 90.0})
+    suggestion = {"number": 0, "params": {"hparams.alpha": 0.25}, "state": "complete", "value": 91.0}
+    cells = [{"labels": {}, "suggestions": [suggestion | {"trials": {"0": "c" * 64}}]}]
+    found = {"schema": 1, "metric": "best/val/acc1_pct", "direction": "maximize", "importances": {}, "cells": cells}
+    bench.plan(search, search=found)
+    first = _everything(bench, tmp_path / "one", LANG="C.UTF-8", TZ="UTC", PYTHONHASHSEED="1")
+    shutil.rmtree(bench.folder / ".sweeps" / "cache")
+    again = _everything(
+        bench, tmp_path / "deep" / "folder", "faketime", "2031-03-05 07:08:09", TZ="Asia/Tokyo", PYTHONHASHSEED="7"
+    )
+    assert sum(name.endswith((".png", ".pdf", ".svg")) for name in first) == 15
+    assert sum(name.startswith("printed by ") for name in first) == 4
+    assert sum(name.endswith((".md", ".tex", ".csv")) for name in first) == 6
+    assert sum(name.endswith(".html") and " " not in name for name in first) == 3  # two tables and the report
+    assert first.keys() == again.keys()
+    assert [name for name in first if first[name] != again[name]] == []
+    for name, content in first.items():
+        streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.DOTALL) if name.endswith(".pdf") else []
+        for part in (content, *(zlib.decompressobj().decompress(stream) for stream in streams)):
+            assert DATE.search(part) is None, name

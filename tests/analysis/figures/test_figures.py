@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import re
+import zlib
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from analysis import figures, grid, runs
 from analysis.errors import ReportError
@@ -183,6 +188,72 @@ def test_same_grid_same_bytes_whatever_the_users_settings(bench: Any, extension:
     assert b"Software" not in first
     assert b"Matplotlib" not in first
     assert matplotlib.__version__.encode() not in first
+
+
+@pytest.mark.parametrize("extension", figures.FORMATS)
+def test_talk_size_is_the_same_drawing_as_large_as_a_slide(bench: Any, extension: str) -> None:
+    found = strategies(bench, "bars")  # 3.5 inches wide and lower than a slide at that factor
+    small, large = (figures.render(figures.draw(found), extension, size) for size in figures.SIZES)
+    width_in, height_in = figures.draw(found).get_size_inches()
+    factor = 12.3 / 3.5
+    assert height_in * factor < 6.0
+    assert size_in(small, extension) == pytest.approx((width_in, height_in), abs=0.01)
+    assert size_in(large, extension) == pytest.approx((12.3, height_in * factor), abs=0.01)
+    assert figures.render(figures.draw(found), extension, "talk") == large
+    if extension == "png":
+        assert Image.open(io.BytesIO(large)).width == 1968  # 160 pixels an inch
+        assert Image.open(io.BytesIO(small)).width == 1050
+    if extension == "svg":
+        inside = [text.decode().split("viewBox", 1)[1] for text in (small, large)]
+        assert inside[0] == inside[1]
+    if extension == "pdf":
+        content = [
+            zlib.decompress(file.split(b"stream\r\n" if b"stream\r\n" in file else b"stream\n")[1])
+            for file in (small, large)
+        ]
+        number = re.search(rb"^([0-9.]+) 0 0 ([0-9.]+) 0 0 cm$", content[1], re.MULTILINE)
+        assert number is not None
+        assert float(number[1]) == float(number[2]) == pytest.approx(factor, abs=1e-4)
+        assert content[1].replace(number[0] + b"\n", b"") == content[0]
+
+
+def test_talk_size_of_a_high_figure_is_as_high_as_a_slide(bench: Any) -> None:
+    bench.plan("cudfkd/fig9")
+    bench.fill("cudfkd/fig9")
+    large = figures.render(figures.draw(load(bench, "cudfkd/fig9")), "svg", "talk")
+    width_in, height_in = size_in(large, "svg")
+    assert height_in == pytest.approx(6.0)
+    assert width_in < 12.3
+
+
+def size_in(file: bytes, extension: str) -> tuple[float, float]:
+    """Width and height that the file asks for, in inches."""
+    if extension == "png":
+        image = Image.open(io.BytesIO(file))
+        across, up = image.info["dpi"]
+        return image.width / across, image.height / up
+    pattern = (
+        rb"/MediaBox \[ 0 0 ([0-9.]+) ([0-9.]+) \]"
+        if extension == "pdf"
+        else rb'width="([0-9.]+)pt" height="([0-9.]+)pt"'
+    )
+    found = re.search(pattern, file)
+    assert found is not None
+    return float(found[1]) / 72, float(found[2]) / 72
+
+
+def test_labels_with_markup_are_drawn_as_they_are(bench: Any) -> None:
+    labels = ["$x_1$ & <b>", "50% \\alpha {a}", '"q" λ→']
+    name = bench.write(bench.axis("row", labels), kind="bars")
+    bench.plan(name)
+    bench.fill(name)
+    figure = figures.draw(load(bench, name))
+    file = figures.render(figure, "svg")
+    ElementTree.fromstring(file)
+    shown = " ".join(text.get_text() for text in figure.axes[0].get_xticklabels())
+    for part in (r"\$x_1\$", "&", "<b>", "50%", "\\alpha", "{a}", '"q"', "λ→"):
+        assert part in shown
+    assert figures.render(figure, "pdf").startswith(b"%PDF")
 
 
 def test_long_bar_labels_are_wrapped(bench: Any) -> None:
