@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-system lint install system-packages clean
+.PHONY: demo test test-system chaos lint install system-packages clean
 
 ## the main job: Figure 9 of CuDFKD on handwritten digits, 9 cells and their teacher
 demo: $(STAMP)
@@ -13,6 +13,10 @@ demo: $(STAMP)
 ## linters, types, import contracts and the tests that need no server
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not system and not gpu and not latex"
+
+## 100 kills over a sweep of 48 trials with a real MLflow server on a real PostgreSQL; about 40 minutes on two idle cores
+chaos: $(STAMP) system-packages
+	$(BIN)/python -m tests.system.chaos --trials 48 --kills 100 --seed 0
 
 ## tests that start servers, browsers or many processes, or compile LaTeX
 test-system: $(STAMP) system-packages
@@ -31,13 +35,23 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-## Chromium and its driver, for the tests that look at pages as a person does; pdfLaTeX with booktabs and siunitx, and pdftotext, for the tables
+## Chromium and its driver, for the tests that look at pages as a person does; pdfLaTeX with booktabs and siunitx, and pdftotext, for the tables; faketime, for another day;
+## PostgreSQL's programs, without the cluster that Debian would start; docker-compose, which checks compose.yaml without an engine; Slurm
 system-packages:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q chromium chromium-driver; }
 	@command -v pdftotext >/dev/null && kpsewhich booktabs.sty siunitx.sty hyperref.sty >/dev/null || \
 	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
 	    texlive-latex-base texlive-latex-recommended texlive-science poppler-utils; }
+	@command -v faketime >/dev/null || \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends faketime; }
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	  { mkdir -p /etc/postgresql-common/createcluster.d && \
+	    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/no-main-cluster.conf && \
+	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends postgresql; }
+	@command -v docker-compose >/dev/null && command -v slurmctld >/dev/null && command -v munged >/dev/null || \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+	    docker-compose slurm-wlm munge; }
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
