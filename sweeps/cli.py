@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 Verb = Callable[[argparse.Namespace, Settings], int]
 
+FAILURES_SHOWN = 20
+"""Of a launch, at its end; `sweep why` knows them all."""
 WITH_JSON = ("list", "check", "plan", "status", "why")
 
 
@@ -307,7 +309,8 @@ def _print_plans(plans: Sequence[Plan], settings: Settings, arguments: argparse.
         if search is not None:
             wanted = getattr(arguments, "trials", None) or search.trials
             goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in search.goals)
-            _say(f"  search: {wanted} suggestions in all by {search.sampler}, {goals}")
+            cut = "" if search.pruner == "none" else f", cut by {search.pruner}"
+            _say(f"  search: {wanted} suggestions in all by {search.sampler}, {goals}{cut}")
             continue
         fresh = [name for digest, name in plan.names.items() if plan.states[digest] is not State.DONE]
         _say("  " + planning.summary([plan]))
@@ -366,11 +369,15 @@ def _offer_profiles(arguments: argparse.Namespace, settings: Settings, names: li
 def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]) -> int:
     from sweeps import preflight, prices, search
     from sweeps.queue import Queue
-    from sweeps.tracking import Tracked, Tracker, client
+    from sweeps.store import client, reachable
+    from sweeps.tracking import Tracked, Tracker
 
     preflight.require(plans, settings, retry_failed=arguments.retry_failed)
     client(settings)
-    studies = [study for plan in plans for study in search.studies_of(plan, settings, arguments.trials)]
+    again = bool(arguments.retry_failed)
+    studies = [
+        study for plan in plans for study in search.studies_of(plan, settings, arguments.trials, retry_failed=again)
+    ]
     queue = Queue(plans, studies, settings.state, retry_failed=arguments.retry_failed)
     to_come: dict[str, int] = {}
     for study in studies:
@@ -380,7 +387,7 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
 
     def tracked() -> list[Tracked]:
         return [
-            Tracked(queue.owner[digest], digest, trial, queue.names[digest])
+            Tracked(queue.owner[digest], digest, trial, queue.names[digest], fresh=digest in queue.fresh)
             for digest, trial in list(queue.trials.items())
         ]
 
@@ -397,10 +404,16 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
             f"MLflow could not be reached ({settings_module.shown(settings.tracking_uri)}); nothing is lost: run `sweep sync` when it is back"
         )
     else:
-        for plan in plans:
-            own = [study for study in studies if study.plan is plan]
-            mirror.describe_parent(plan, search.as_json(own) if own else None)
-        _report(settings, plans, mirror, complete)
+        searched = {
+            plan.title: search.as_json(own) for plan in plans if (own := [s for s in studies if s.plan is plan])
+        }
+        try:
+            with reachable(settings):
+                for plan in plans:
+                    mirror.describe_parent(plan, searched.get(plan.title))
+                _report(settings, plans, mirror, complete)
+        except SetupError as error:
+            _say(error.faults[0])
     if needed:
         _say(str(bill))
     return _summary(settings, queue, complete)
@@ -415,7 +428,7 @@ def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker:
         launch.require_resources(queue, cluster)
         at_once = arguments.concurrency or launch.concurrency(queue, cluster)
         tracker.start()
-        with Watch(queue, settings.state, at_once):
+        with Watch(queue, settings.state, settings.data, at_once):
             launch.fit(queue, settings, at_once)
     finally:
         launch.stop()
@@ -423,16 +436,18 @@ def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker:
 
 def _mirror_once(settings: Settings, tracked: Callable[[], list[Any]]) -> Any:
     """What an earlier launch could not mirror."""
+    from sweeps.store import HeldError, reachable
     from sweeps.tracking import Mirror
 
+    mirror = Mirror(settings)
     try:
-        mirror = Mirror(settings)
-        for each in tracked():
-            mirror.trial(each, final=True)
-    except SetupError:
+        with reachable(settings):
+            for each in tracked():
+                mirror.trial(each, final=True)
+    except HeldError:
         raise
-    except Exception as error:  # the store went away meanwhile; the trial directories keep everything
-        logger.warning("MLflow is away: %s", str(error).splitlines()[0])
+    except SetupError as error:  # the trial directories keep everything
+        logger.warning("%s", error.faults[0])
         return None
     return mirror
 
@@ -473,8 +488,10 @@ def _summary(settings: Settings, queue: Any, complete: bool) -> int:
     by_state = Counter(_state(settings, digest) for digest in queue.trials)
     _say("")
     _say(f"{len(queue.trials)} trials: " + ", ".join(f"{count} {state}" for state, count in by_state.most_common()))
-    for digest, cause in queue.failed.items():
+    for digest, cause in list(queue.failed.items())[:FAILURES_SHOWN]:
         _say(f"FAILED {queue.names[digest]}: {cause}")
+    if len(queue.failed) > FAILURES_SHOWN:
+        _say(f"FAILED ... and {len(queue.failed) - FAILURES_SHOWN} more")
     if not complete:
         _say("some cells are missing; `sweep why` groups the causes")
     where = settings.tracking_uri if settings.tracking_uri.startswith("http") else "`sweep ui`"
@@ -525,6 +542,7 @@ def verb_replay(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def verb_sync(arguments: argparse.Namespace, settings: Settings) -> int:
     from sweeps import search
+    from sweeps.store import reachable
     from sweeps.tracking import Mirror, Tracked
     from trainers.attempts import State
 
@@ -534,11 +552,13 @@ def verb_sync(arguments: argparse.Namespace, settings: Settings) -> int:
         touched = [digest for digest, state in plan.states.items() if state is not State.NEW]
         if not touched:
             continue
-        for digest in touched:
-            mirror.trial(Tracked(plan, digest, plan.trials[digest], plan.names[digest]), final=False)
-        mirror.describe_parent(plan, search.as_json(studies) if studies else None)
+        searched = search.as_json(studies) if studies else None
         ended = (State.DONE, State.STOPPED) if studies else (State.DONE,)
-        mirror.close_parent(plan, all(state in ended for state in plan.states.values()))
+        with reachable(settings):
+            for digest in touched:
+                mirror.trial(Tracked(plan, digest, plan.trials[digest], plan.names[digest]), final=False)
+            mirror.describe_parent(plan, searched)
+            mirror.close_parent(plan, all(state in ended for state in plan.states.values()))
         _say(f"{plan.title}: {len(touched)} trials in step")
     return 0
 
@@ -547,7 +567,7 @@ def verb_ui(arguments: argparse.Namespace, settings: Settings) -> int:
     if settings.tracking_uri.startswith("http"):
         _say(f"the store is a server; open {settings_module.shown(settings.tracking_uri)}")
         return 0
-    from sweeps.tracking import QUIET, client, links
+    from sweeps.store import QUIET, client, links
 
     address = f"http://127.0.0.1:{arguments.port}"
     pages = links(client(settings), address)

@@ -36,9 +36,12 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from sweeps.worker import TrialRunner  # noqa: E402
-from trainers import attempts  # noqa: E402
+from trainers import attempts, faults  # noqa: E402
 
 logger = logging.getLogger(__name__)
+
+NEEDED = ("raylet", "gcs_server")
+RAY_RESTARTS = 3
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def start(settings: Settings) -> Cluster:
     """Joins the cluster of `RAY_ADDRESS`, or starts Ray on this machine.
 
     Raises:
-        SetupError: the cluster cannot be reached.
+        SetupError: the cluster cannot be reached, or Ray does not come up here.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -74,12 +77,17 @@ def start(settings: Settings) -> Cluster:
             if settings.ray_address:
                 ray.init(address=settings.ray_address, **options)
             else:
-                ray.init(include_dashboard=False, num_cpus=os.cpu_count(), **options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        place = settings.ray_address or "this machine"
-        raise SetupError(
-            f"no Ray cluster at {place}: {str(error).splitlines()[0]}; check RAY_ADDRESS, or unset it to start Ray here"
-        ) from error
+                # without "local" it would join whatever `ray start` has left in the temporary folder, alive or dead
+                ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), **options)
+    except Exception as error:  # Ray raises bare ones too
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if settings.ray_address:
+            what = (
+                f"no Ray cluster at {settings.ray_address}: {first}; check RAY_ADDRESS, or unset it to start Ray here"
+            )
+        else:
+            what = f"Ray does not start on this machine: {first}; try again when it is less busy, or join a cluster with RAY_ADDRESS"
+        raise SetupError(what) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     have = ray.cluster_resources()
     return Cluster(have.get("CPU", 0.0), have.get("GPU", 0.0))
@@ -127,10 +135,10 @@ class QueueSearcher(Searcher):
         digest = self.queue.next()
         if digest is None:
             return Searcher.FINISHED if self.queue.finished() else None
+        faults.point("suggested")
         self.digests[trial_id] = digest
         wanted = self.queue.owner[digest].resources
         gpu = max(1.0, wanted.gpu) if wanted.gpu and self.queue.alone(digest) else wanted.gpu
-        watch = sorted({study.search.prune_metric for study in self.queue.studies})
         return {
             "digest": digest,
             "trial": self.queue.trials[digest].model_dump_json(),
@@ -140,7 +148,7 @@ class QueueSearcher(Searcher):
             "threads": max(1, int(wanted.cpu)),
             "cpu": wanted.cpu,
             "gpu": gpu,
-            "watch": watch,
+            "watch": self.queue.watched(digest),
             "path": [path for path in sys.path if path],
         }
 
@@ -148,6 +156,7 @@ class QueueSearcher(Searcher):
         digest = self.digests.pop(trial_id, None)
         if digest is None:
             return
+        faults.point("trial-ended")
         outcome = "crashed" if error else str((result or {}).get("outcome", "crashed"))
         if outcome == "running":  # Tune stopped it
             outcome = "stopped"
@@ -189,8 +198,49 @@ def _demand(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{"CPU": config["cpu"], "GPU": config["gpu"]}])
 
 
+def dead_services() -> list[str]:
+    """Services of a Ray that was started here which have died, and without which it never goes on; none on a cluster."""
+    node = ray._private.worker._global_node
+    dead: list[str] = [] if node is None else [kind for kind, _ in node.dead_processes()]
+    return [kind for kind in dead if kind in NEEDED]
+
+
+class Watchdog(tune.Callback):
+    """Ends a launch whose Ray has died, where Tune would wait for an answer for ever."""
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        dead = dead_services()
+        if dead:
+            raise RuntimeError(f"Ray's {' and '.join(dead)} died")
+
+
 def fit(queue: Queue, settings: Settings, at_once: int) -> None:
-    """Runs the queue to its end on the cluster that `start` joined."""
+    """Runs the queue to its end on the cluster that `start` joined; a Ray that was started here is started again if it dies.
+
+    Raises:
+        SetupError: it died too often.
+    """
+    for left in range(RAY_RESTARTS, -1, -1):
+        try:
+            _fit(queue, settings, at_once)
+            return
+        except Exception as error:
+            dead = dead_services()
+            if not dead:
+                raise
+            if not left:
+                raise SetupError(
+                    f"Ray's {dead[0]} died {RAY_RESTARTS + 1} times on this machine; is its memory full? "
+                    f"The same command goes on from the last checkpoints"
+                ) from error
+            logger.warning("Ray's %s died on this machine; Ray is started again", dead[0])
+        stop()
+        start(settings)
+        for digest in list(queue.running):
+            queue.release(digest, "crashed", f"Ray's {dead[0]} died")
+
+
+def _fit(queue: Queue, settings: Settings, at_once: int) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="sweeps-tune-"))
     try:
         tuner = tune.Tuner(
@@ -202,7 +252,7 @@ def fit(queue: Queue, settings: Settings, at_once: int) -> None:
                 reuse_actors=True,
                 max_concurrent_trials=at_once,
             ),
-            run_config=tune.RunConfig(name="launch", storage_path=str(scratch), verbose=0),
+            run_config=tune.RunConfig(name="launch", storage_path=str(scratch), verbose=0, callbacks=[Watchdog()]),
         )
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         tuner.fit()

@@ -14,32 +14,48 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sweeps import prices
+from sweeps.eta import Track, Work, left_s
 from sweeps.queue import Queue
 from trainers import attempts
 from trainers.attempts import State
+from trainers.config import Trial
 
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
+ENDED = (State.DONE, State.FAILED, State.STOPPED)
+WORDS = {State.PARTIAL: "started", State.DONE: "done", State.FAILED: "FAILED", State.STOPPED: "stopped"}
+NAME_LENGTH = 60
+"""Of a trial in a log; a terminal shows what fits."""
+STARTS_TOLD = 100
+"""A log says when a trial starts only in launches of up to so many trials, and so stays under 100 kB for 500."""
+MOST_LINES = 3
+"""Trials of one look that a log has a line for; of more it only has the number."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Seen:
     """What is known of one trial.
 
     Attributes:
-        epochs: finished ones.
-        total: epochs of its protocol.
         acc1: newest test Acc@1 in percent, None before the first epoch.
+        track: its epochs in this launch, for the estimate of the end.
     """
 
     name: str
-    total: int
+    track: Track
     state: State = State.NEW
-    epochs: int = 0
     acc1: float | None = None
-    first: int = 0
-    started_at: float = 0.0
+
+    @property
+    def epochs(self) -> int:
+        """Finished ones, earlier launches' included."""
+        return self.track.before + self.track.epochs
+
+    @property
+    def short(self) -> str:
+        return self.name if len(self.name) <= NAME_LENGTH else f"{self.name[: NAME_LENGTH - 1]}…"
 
 
 class Watch:
@@ -49,17 +65,20 @@ class Watch:
         at_once: how many trials run at a time, for the estimate of the end.
     """
 
-    def __init__(self, queue: Queue, state_root: Path, at_once: int) -> None:
+    def __init__(self, queue: Queue, state_root: Path, data_root: Path, at_once: int) -> None:
         self.queue, self.state_root, self.at_once = queue, state_root, at_once
         self.console = Console(file=sys.stdout)
         self.seen: dict[str, Seen] = {}
         self.expected = queue.expected()
         self.began = time.monotonic()
+        self._wall = time.time() - self.began  # journals have the time of day
+        self._price = prices.expectations(state_root, data_root)
+        self._running: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
 
     def __enter__(self) -> Watch:
-        self._update(announce=False)
+        self.update()
         self._thread.start()
         return self
 
@@ -71,56 +90,94 @@ class Watch:
         if self.console.is_terminal:
             with Live(self._table(), console=self.console, refresh_per_second=2, transient=True) as live:
                 while not self._stop.wait(PERIOD_S):
-                    self._update(announce=False)
+                    self.update()
                     live.update(self._table())
             return
         while not self._stop.wait(PERIOD_S):
-            self._update(announce=True)
-        self._update(announce=True)
+            self._say(self.update())
+        self._say(self.update())
 
-    def _update(self, *, announce: bool) -> None:
+    def update(self) -> list[Seen]:
+        """Looks at the trials that may have moved since the last look; returns those that are in another state now."""
         self.expected = self.queue.expected()
-        for digest, trial in list(self.queue.trials.items()):
-            total = 1 if trial.kind == "evaluate" else trial.protocol.epochs
-            entry = self.seen.setdefault(digest, Seen(self.queue.names[digest], total))
-            if entry.state in (State.DONE, State.FAILED, State.STOPPED) and digest not in self.queue.running:
+        running, waiting = set(self.queue.running), set(self.queue.waiting)
+        changed = []
+        for digest in list(self.queue.trials):
+            entry, before = self.seen.get(digest), State.NEW
+            if entry is None:
+                entry = self._meet(digest)
+            elif (
+                digest in running or digest in self._running or (entry.track.ended_s is None and digest not in waiting)
+            ):
+                before = entry.state
+                self._look(digest, entry, digest in running)
+            else:
                 continue
-            try:
-                status = attempts.read_status(self.state_root, digest)
-                rows = attempts.rows(status)
-            except (OSError, ValueError):  # being written this moment; the next look will see it whole
-                continue
-            before = entry.state
-            if entry.started_at == 0.0 and digest in self.queue.running:
-                entry.started_at, entry.first = time.monotonic(), len(rows)
-            entry.state, entry.epochs = status.state, len(rows)
-            entry.acc1 = rows[-1].get("test/acc1_pct") if rows else None
-            if announce and before is not status.state and entry.started_at:
-                self._say(entry)
+            if before is not entry.state:
+                changed.append(entry)
+        self._running = running
+        return changed
 
-    def _say(self, entry: Seen) -> None:
-        accuracy = "" if entry.acc1 is None else f" test Acc@1 {entry.acc1:.2f} %"
-        word = {State.PARTIAL: "started", State.DONE: "done", State.FAILED: "FAILED", State.STOPPED: "stopped"}.get(
-            entry.state, entry.state.value
-        )
-        done = sum(each.state is State.DONE for each in self.seen.values())
-        sys.stdout.write(f"[{done}/{self.expected}] {word}: {entry.name}{accuracy}{self._eta_text()}\n")
+    def _meet(self, digest: str) -> Seen:
+        """Takes in a trial as it stands; what is running is of this launch."""
+        trial, owner = self.queue.trials[digest], self.queue.owner[digest]
+        key, source, seconds = self._price(trial, owner.resources)
+        epochs = 1 if trial.kind == "evaluate" else trial.protocol.epochs
+        upstream = tuple(up.digest() for up in trial.upstreams())
+        work = Work(key, traits(trial, source or ""), epochs, None if source is None else seconds, upstream)
+        entry = self.seen[digest] = Seen(self.queue.names[digest], Track(work))
+        try:
+            status = attempts.read_status(self.state_root, digest)
+            rows = attempts.rows(status)
+        except (OSError, ValueError):  # being written this moment; the next look will see it whole
+            return entry
+        entry.state, entry.acc1 = status.state, rows[-1].get("test/acc1_pct") if rows else None
+        if digest in self.queue.running:
+            entry.track.before = int(status.entry.get("accepted_epochs", 0))
+        else:
+            entry.track.before = 0 if status.state is State.FAILED else len(rows)  # a failed one starts over
+            entry.track.ended_s = None if digest in self.queue.waiting else self.began
+        return entry
+
+    def _look(self, digest: str, entry: Seen, running: bool) -> None:
+        track, now = entry.track, time.monotonic()
+        if running and track.began_s is None:
+            track.began_s = now
+        try:
+            status = attempts.read_status(self.state_root, digest)
+            rows = attempts.rows(status)
+        except (OSError, ValueError):  # being written this moment; the next look will see it whole
+            return
+        for number, row in enumerate(rows[track.before + track.epochs :], start=track.epochs + 1):
+            at = min(now, float(row["timestamp_ms"]) / 1000 - self._wall)
+            if track.began_s is None or at < track.began_s:  # it was quicker than a look
+                track.began_s = max(self.began, at - float(row.get("time/total_s", 0.0)))
+            track.add(number, at)
+        entry.state = status.state
+        entry.acc1 = rows[-1].get("test/acc1_pct") if rows else None
+        over = status.state in ENDED or digest in self.queue.failed
+        track.ended_s = now if over and not running and digest not in self.queue.waiting else None
+
+    def _say(self, changed: list[Seen]) -> None:
+        """Lines of a log: each trial that ended, and where there are few, each that started."""
+        told = [e for e in changed if e.state is not State.PARTIAL or self.expected <= STARTS_TOLD]
+        quiet = [e for e in told if e.state is State.DONE] if len(told) > MOST_LINES else []
+        done = sum(each.state is State.DONE for each in self.seen.values()) - sum(e.state is State.DONE for e in told)
+        eta = self._eta_text() if told else ""
+        for entry in [each for each in told if each not in quiet]:
+            done += entry.state is State.DONE
+            accuracy = "" if entry.acc1 is None else f" test Acc@1 {entry.acc1:.2f} %"
+            word = WORDS.get(entry.state, entry.state.value)
+            sys.stdout.write(f"[{done}/{self.expected}] {word}: {entry.short}{accuracy}{eta}\n")
+        if quiet:
+            done += len(quiet)
+            sys.stdout.write(f"[{done}/{self.expected}] done: {len(quiet)} trials, the last {quiet[-1].short}{eta}\n")
         sys.stdout.flush()
 
     def eta_s(self) -> float | None:
-        """Seconds to the end, from the pace of this launch; None before the first epoch."""
-        ran = [
-            (e.epochs - e.first, time.monotonic() - e.started_at)
-            for e in self.seen.values()
-            if e.started_at and e.epochs > e.first
-        ]
-        epochs = sum(n for n, _ in ran)
-        if not epochs:
-            return None
-        elapsed = time.monotonic() - min(e.started_at for e in self.seen.values() if e.started_at)
-        left = sum(max(e.total - e.epochs, 0) for e in self.seen.values() if e.state in (State.NEW, State.PARTIAL))
-        left += (self.expected - len(self.seen)) * max((e.total for e in self.seen.values()), default=0)
-        return left * elapsed / epochs
+        """Seconds to the end; None before the first epoch."""
+        tracks = {digest: entry.track for digest, entry in self.seen.items()}
+        return left_s(tracks, self.at_once, time.monotonic(), to_come=max(0, self.expected - len(tracks)))
 
     def _eta_text(self) -> str:
         eta = self.eta_s()
@@ -150,9 +207,17 @@ class Watch:
             entry = self.seen.get(digest)
             if entry is not None:
                 table.add_row(
-                    entry.name, f"{entry.epochs}/{entry.total}", "" if entry.acc1 is None else f"{entry.acc1:.2f}"
+                    entry.name,
+                    f"{entry.epochs}/{max(entry.epochs, entry.track.work.epochs)}",
+                    "" if entry.acc1 is None else f"{entry.acc1:.2f}",
                 )
         return Group(head, table)
+
+
+def traits(trial: Trial, source: str) -> tuple[str, ...]:
+    """What makes the times of two trials alike: the method, the networks, and where their prices come from."""
+    teacher = "" if trial.teacher is None else trial.teacher.network
+    return (f"method {trial.method}", f"networks {teacher} {trial.student}", f"price {source}")
 
 
 def _span(seconds: float) -> str:

@@ -117,6 +117,7 @@ def make(
     experiment, faults = spec.read(name, profile)
     if experiment is not None:
         faults += resolve.cell_faults(experiment, profile, data_root)
+        faults += spec.race_faults(experiment.file.search, seeds, "--seeds") if seeds else []
     if experiment is None or faults:
         raise SpecError(*dict.fromkeys(faults))
     selected = experiment.select(only or {})

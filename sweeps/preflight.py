@@ -262,7 +262,7 @@ def _size(size: float) -> str:
 
 def weights_bytes(network: str, info: Info) -> int:
     """Size of a network's weights and buffers."""
-    return _outline(network, info.classes, info.channels, info.size)[0]
+    return _state_bytes(network, info.classes, info.channels, info.size)
 
 
 def checkpoint_bytes(trial: Trial, weights: int) -> int:
@@ -285,7 +285,7 @@ def gpu_bytes(trial: Trial, info: Info) -> float:
     Weights of both networks; of the student also gradients, the optimiser's state, and half of what its layers put out for
     a batch of all views (the other half is taken to be changed in place). Workspaces and the teacher's pass come on top.
     """
-    student, outputs = _outline(trial.student, info.classes, info.channels, info.size)
+    student = weights_bytes(trial.student, info)
     if trial.kind not in ("distill", "datafree"):
         return float(student)
     teacher = 0 if trial.teacher is None else weights_bytes(trial.teacher.network, info)
@@ -293,13 +293,22 @@ def gpu_bytes(trial: Trial, info: Info) -> float:
     if trial.kind == "distill":
         config = methods.config_type(trial.method).model_validate(dict(trial.hparams))
         views = VIEWS[methods.views(trial.method, config)].count
+    outputs = _output_bytes(trial.student, info.classes, info.channels, info.size)
     activations = outputs / 2 * trial.protocol.batch_size * views / (2 if trial.precision == "bf16" else 1)
     return checkpoint_bytes(trial, student) + student + teacher + activations + pool_bytes(trial, info)
 
 
 @lru_cache(maxsize=256)
-def _outline(network: str, classes: int, channels: int, size: int) -> tuple[int, int]:
-    """Bytes of a network's state, and of all its layers' outputs for one image; no weight is allocated."""
+def _state_bytes(network: str, classes: int, channels: int, size: int) -> int:
+    """Of a network's weights and buffers; none is allocated."""
+    with torch.device("meta"):
+        built = models.build(network, classes=classes, channels=channels, size=size)
+    return sum(value.numel() * value.element_size() for value in built.state_dict().values())
+
+
+@lru_cache(maxsize=256)
+def _output_bytes(network: str, classes: int, channels: int, size: int) -> int:
+    """Of all layers' outputs for one image; nothing is allocated, but the first pass makes torch import for seconds."""
     outputs = 0
 
     def add(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -311,7 +320,7 @@ def _outline(network: str, classes: int, channels: int, size: int) -> tuple[int,
         for module in _leaves(built):
             module.register_forward_hook(add)
         built(torch.empty(1, channels, size, size))
-    return sum(value.numel() * value.element_size() for value in built.state_dict().values()), outputs
+    return outputs
 
 
 def _leaves(network: nn.Module) -> Iterator[nn.Module]:

@@ -184,7 +184,7 @@ def probe(plans: Sequence[Plan], state_root: Path, data_root: Path) -> tuple[dic
             continue
         device, threads = _place(item.resources)
         try:
-            execution = Execution(threads=max(1, threads))
+            execution = Execution.of_new(max(1, threads))
             found[item.key] = timing.probe_s(item.trial, data_root, device=device, execution=execution)
         except (TrainerError, OSError, RuntimeError) as error:
             problems.append(f"{name}: {str(error).splitlines()[0]}")
@@ -262,6 +262,18 @@ def _work(trial: Trial) -> list[Any]:
         sizes = [getattr(config, name, None) for name in ("generator_width", "generator_depth", "latent_dim")]
         return [methods.synthesis_images(trial.method, config, trial.protocol), *sizes]
     return []
+
+
+def expectations(state_root: Path, data_root: Path) -> Callable[[Trial, Resources], tuple[str, Source | None, float]]:
+    """A function that gives a trial's key, where its price comes from, and seconds of a whole one, as `price` takes them now."""
+    records = _records(state_root)
+
+    def expected(trial: Trial, resources: Resources) -> tuple[str, Source | None, float]:
+        key = cost_key(trial, *_place(resources))
+        item = _priced(_Left(trial, resources, key, 1.0), records, {}, data_root)
+        return key, item.source, item.seconds
+
+    return expected
 
 
 def _records(state_root: Path) -> dict[str, list[float]]:

@@ -7,9 +7,12 @@ import threading
 import time
 from pathlib import Path
 
+from optuna.exceptions import StorageInternalError
+
 from sweeps.plan import Plan
+from sweeps.pruners import EPOCHWISE
 from sweeps.search import CellStudy, Suggestion
-from trainers.attempts import State, machine_fault, note_machine_fault, read_status
+from trainers.attempts import State, heal, machine_fault, note_machine_fault, read_status
 from trainers.config import Trial
 
 logger = logging.getLogger(__name__)
@@ -45,10 +48,15 @@ class Queue:
         self.running: set[str] = set()
         self.failed: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
+        self.fresh: set[str] = set()  # nobody had begun these when they came here
         self._not_before: dict[str, float] = {}
         self._crashes: dict[str, int] = {}
         self._alone: set[str] = set()
+        self._upstream: dict[str, tuple[str, ...]] = {}
+        self._done: set[str] = set()
         self._retry_failed = retry_failed
+        self._storage_away = False
+        self._expected = 0
         for plan in plans:
             for digest, trial in plan.trials.items():
                 self._add(plan, digest, trial, plan.names[digest])
@@ -60,37 +68,79 @@ class Queue:
     def next(self) -> str | None:
         """Digest of a trial that can start now, or None while none is ready."""
         with self._lock:
-            for study in self.studies:
-                study.tell()
-            digest = self._ready()
-            if digest is None:
+            try:
                 for study in self.studies:
-                    if any(
-                        d in self.waiting or d in self.blocked
-                        for each in study.open.values()
-                        for d in each.digests.values()
-                    ):
-                        continue  # to ask now would be to ask without the values that are still to come
-                    suggestion = study.ask()
-                    if suggestion is not None:
-                        self._add_suggestion(study, suggestion)
-                        study.tell()  # it may be a trial that is already known
-                        return self.next()
+                    self._follow(study)
+                digest = self._ready()
+                while digest is None and self._ask():
+                    digest = self._ready()
+                self._storage_away = False
+            except StorageInternalError as error:  # all that was told so far is kept; the next call goes on from there
+                self._note_storage_away(error)
+                digest = self._ready()
             if digest is not None:
                 self.waiting.remove(digest)
                 self.running.add(digest)
             return digest
 
+    def _note_storage_away(self, error: StorageInternalError) -> None:
+        if not self._storage_away:
+            logger.warning("the study storage is away; searches wait for it: %s", str(error.__cause__).splitlines()[0])
+        self._storage_away = True
+
+    def _ask(self) -> bool:
+        """Takes in one more suggestion of the first study that may be asked; False where none has one."""
+        for study in self.studies:
+            if any(
+                d in self.waiting or d in self.blocked for each in study.open.values() for d in each.digests.values()
+            ):
+                continue  # to ask now would be to ask without the values that are still to come
+            suggestion = study.ask()
+            if suggestion is not None:
+                study.tell()  # it may be a point that is already known
+                self._add_suggestion(study, suggestion)
+                return True
+        return False
+
+    def _follow(self, study: CellStudy) -> None:
+        """Tells a study what ended, takes in the seeds that wait for nothing any more, and drops those that nobody wants now."""
+        closed = study.tell()
+        before = len(self.waiting)
+        for suggestion in study.open.values():
+            ready = (suggestion.digests[seed] for seed in study.ready(suggestion))
+            if any(d not in self.running and d not in self.waiting and d not in self.failed for d in ready):
+                self._add_suggestion(study, suggestion)
+        if len(self.waiting) > before:  # what is under way goes before what is new
+            self.waiting = self.waiting[before:] + self.waiting[:before]
+        if not closed:
+            return
+        wanted = self._wanted_by_studies()
+        for digest in (d for suggestion in closed for d in suggestion.digests.values()):
+            if digest in self.waiting and digest not in wanted and not self._in_a_grid(digest):
+                self.waiting.remove(digest)  # another seed failed
+
+    def _wanted_by_studies(self) -> set[str]:
+        """Digests of all open suggestions."""
+        return {d for study in self.studies for each in study.open.values() for d in each.digests.values()}
+
     def expected(self) -> int:
         """Trials of this launch, those that searches have yet to suggest included."""
         with self._lock:
-            to_come = [(study.total - len(study.asked())) * len(study.plan.seeds) for study in self.studies]
-            return len(self.trials) + sum(max(number, 0) for number in to_come)
+            try:
+                to_come = [(study.total - len(study.asked())) * len(study.seeds) for study in self.studies]
+            except StorageInternalError:
+                return self._expected
+            held_back = self._wanted_by_studies() - set(self.trials)
+            self._expected = len(self.trials) + len(held_back) + sum(max(number, 0) for number in to_come)
+            return self._expected
 
     def finished(self) -> bool:
         """Whether nothing runs and nothing can become ready any more."""
         with self._lock:
-            return not self.waiting and not self.running and all(self._over(study) for study in self.studies)
+            try:
+                return not self.waiting and not self.running and all(self._over(study) for study in self.studies)
+            except StorageInternalError:
+                return False
 
     def _over(self, study: CellStudy) -> bool:
         """Whether a study has no suggestion left that could still get a value in this launch."""
@@ -157,22 +207,41 @@ class Queue:
             note_machine_fault(status.folder, self.failed[digest], "worker")
 
     def should_prune(self, digest: str, epoch: int, row: dict[str, float]) -> bool:
-        """Whether the pruner of the study that suggested this trial wants it to end."""
+        """Whether the pruners of all studies that suggested this trial want it to end."""
         with self._lock:
-            if any(digest in plan.trials and plan.experiment.file.search is None for plan in self.plans):
-                return False  # a grid wants it whole
-            for study in self.studies:
-                value = row.get(study.search.prune_metric)
-                if value is not None and study.should_prune(digest, epoch, value):
-                    return True
-            return False
+            if self._in_a_grid(digest):
+                return False  # which wants it whole
+            try:
+                answers = [s.should_prune(digest, epoch, row.get(s.search.prune_metric)) for s in self.studies]
+            except StorageInternalError as error:  # the epoch is in the journal, where the study finds it later
+                self._note_storage_away(error)
+                return False
+            return True in answers and False not in answers
+
+    def watched(self, digest: str) -> list[str]:
+        """Metrics of each epoch that a pruner may cut this trial by; empty for one that runs to its end."""
+        with self._lock:
+            if self._in_a_grid(digest):
+                return []
+            return sorted({each.search.prune_metric for each in self.studies if each.search.pruner in EPOCHWISE})
+
+    def _in_a_grid(self, digest: str) -> bool:
+        return any(digest in plan.trials and plan.experiment.file.search is None for plan in self.plans)
 
     def _add(self, plan: Plan, digest: str, trial: Trial, name: str, *, wanted: bool = True) -> None:
-        """Takes a trial in; one that is not wanted (an earlier launch's suggestion) is only shown and mirrored."""
-        if digest in self.trials:
+        """Takes a trial in; one that is not wanted (an earlier launch's suggestion, or a seed held back) is only shown and mirrored."""
+        if digest not in self.trials:
+            self.trials[digest], self.names[digest], self.owner[digest] = trial, name, plan
+        elif not wanted or digest in self.running or digest in self.waiting or digest in self.failed:
             return
-        self.trials[digest], self.names[digest], self.owner[digest] = trial, name, plan
         state = read_status(self.state_root, digest).state
+        if state is State.NEW:
+            self.fresh.add(digest)
+        if state in (State.DONE, State.FAILED):
+            try:
+                heal(self.state_root, digest)
+            except OSError as error:  # what needs its weights meets this again and fails by it
+                logger.warning("%s is sealed, but its files cannot be published: %s", name, error)
         if state is State.FAILED and not self._retry_failed:
             self.failed[digest] = "failed earlier"
         elif state is not State.DONE and wanted:
@@ -189,40 +258,52 @@ class Queue:
             for path, value in suggestion.params.items()
         )
         cell = short_name(study.plan.experiment, study.cell)
+        ready = study.ready(suggestion)
         for seed, trial in suggestion.trials.items():
             for digest, each, name in _with_upstream(
                 trial, f"#{suggestion.number} {'' if cell == 'all' else cell + ' '}{values} seed={seed}"
             ):
-                state = read_status(self.state_root, digest).state
-                wanted = suggestion.number in study.open and state is not State.STOPPED
-                if not wanted and state is State.NEW:
+                wanted = seed in ready
+                if not wanted and read_status(self.state_root, digest).state is State.NEW:
                     continue
                 self._add(study.plan, digest, each, name, wanted=wanted)
                 study.plan.trials.setdefault(digest, each)
                 study.plan.names.setdefault(digest, name)
 
     def _ready(self) -> str | None:
+        """First of the waiting that can start; reads the directories only of trials that wait for none of this launch."""
         now = time.monotonic()
+        to_come = {*self.waiting, *self.running}
+        before = len(self.waiting)
         for digest in list(self.waiting):
-            upstream = [up.digest() for up in self.trials[digest].upstreams()]
+            upstream = self._upstream_of(digest)
             lost = next((up for up in upstream if up in self.failed), None)
             if lost is not None:
                 self._fail(digest, f"its upstream trial {self.names.get(lost, lost[:12])} failed")
-                self.waiting.remove(digest)
+            elif not to_come.isdisjoint(upstream):
                 continue
-            state = read_status(self.state_root, digest).state
-            if state is State.DONE:  # another launch was faster
-                self.waiting.remove(digest)
-                continue
-            if state is State.FAILED and digest in self._not_before:
-                self._fail(digest, "failed in another launch")
-                self.waiting.remove(digest)
-                continue
-            if self._not_before.get(digest, 0) > now:
-                continue
-            if all(read_status(self.state_root, up).state is State.DONE for up in upstream):
-                return digest
-        return None
+            else:
+                state = read_status(self.state_root, digest).state
+                if state is State.FAILED and digest in self._not_before:
+                    self._fail(digest, "failed in another launch")
+                elif state is not State.DONE:  # else another launch was faster
+                    if self._not_before.get(digest, 0) <= now and all(self._is_done(up) for up in upstream):
+                        return digest
+                    continue
+            self.waiting.remove(digest)
+            to_come.discard(digest)
+        return self._ready() if len(self.waiting) < before else None  # what stood before them may have waited for them
+
+    def _upstream_of(self, digest: str) -> tuple[str, ...]:
+        if digest not in self._upstream:
+            self._upstream[digest] = tuple(up.digest() for up in self.trials[digest].upstreams())
+        return self._upstream[digest]
+
+    def _is_done(self, digest: str) -> bool:
+        """Reads the directory until it is; what is done stays done."""
+        if digest not in self._done and read_status(self.state_root, digest).state is State.DONE:
+            self._done.add(digest)
+        return digest in self._done
 
     def _fail(self, digest: str, cause: str) -> None:
         self.failed[digest] = cause

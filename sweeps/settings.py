@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 HOME = ".sweeps"
 
@@ -56,10 +56,10 @@ def load(environment: dict[str, str] | None = None) -> Settings:
     )
 
 
+LOGIN = re.compile(r"(://[^/:@]*):(.*)@")
+"""User and password of a URL, also of one that is not quite valid, so that no fault in it shows its password."""
+
+
 def shown(url: str) -> str:
     """A URL without its password, fit for logs and messages."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rsplit("@", 1)[1]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    return LOGIN.sub(r"\1:***@", url)

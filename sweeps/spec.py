@@ -173,6 +173,10 @@ class Range(Strict):
         return self
 
 
+RACING = ("p_threshold", "startup_seeds")
+"""Fields of a search that only racing over seeds reads."""
+RACING_SEEDS = 5
+"""Fewer seeds are too few for a test between them to mean much."""
 _QUALITY = r"(last|best)/(val/acc[15]_pct|test/(acc1_pct|acc5_pct|agree1_pct|loyalty|loyalty_nat|loyalty_code))"
 FLOPS = "cost/flops"
 PEAK_MEMORY = "train/peak_memory_mib"
@@ -203,9 +207,25 @@ class Search(Strict):
     trials: int = Field(gt=0)
     startup_trials: int = Field(10, ge=1)
     sampler: Literal["tpe", "gp", "random"] = "tpe"
-    pruner: Literal["none", "asha", "median"] = "none"
-    prune_metric: str = Field("val/acc1_pct", pattern=r"^(val|test|train)/[a-z0-9_]+$")
-    prune_from_epoch: int = Field(1, ge=1)
+    pruner: Literal["none", "asha", "median", "wilcoxon"] = Field(
+        "none",
+        description="what ends a hopeless suggestion early: asha and median its first seed between epochs, wilcoxon its "
+        "remaining seeds",
+    )
+    prune_metric: str = Field(
+        "val/acc1_pct",
+        pattern=r"^(val|test|train)/[a-z0-9_]+$",
+        description="asha, median: what epochs are compared by",
+    )
+    prune_from_epoch: int = Field(1, ge=1, description="asha, median: epochs, from 1, before which nothing is cut")
+    p_threshold: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="wilcoxon: a suggestion is cut when a one-sided signed-rank test says with a p-value below this that its "
+        "seeds are worse than those of the best one",
+    )
+    startup_seeds: int = Field(2, ge=2, description="wilcoxon: finished seeds before which nothing is cut")
     seed: int = Field(0, ge=0)
     space: Annotated[tuple[Range, ...], Field(min_length=1, strict=False)]
 
@@ -218,7 +238,16 @@ class Search(Strict):
     def meaning(self) -> dict[str, Any]:
         """All that gives a study's values their meaning, as JSON; only the form of the objectives that is in use."""
         form = {"metric", "direction"} if self.objectives else {"objectives"}
-        return self.model_dump(mode="json", exclude={"trials", *form})
+        unused = set() if self.pruner == "wilcoxon" else set(RACING)
+        return self.model_dump(mode="json", exclude={"trials", *form, *unused})
+
+    @property
+    def first_cut(self) -> int:
+        """Finished seeds after which a race can end at the earliest: of n values the test's smallest p-value is 2^-n."""
+        seeds = self.startup_seeds
+        while 2.0**-seeds >= self.p_threshold:
+            seeds += 1
+        return seeds
 
 
 class ExperimentFile(Strict):
@@ -552,6 +581,8 @@ def read(name: str, profile: Profile | None = None) -> tuple[Experiment | None, 
     experiment = Experiment(named, model, text, str(path), kept)
     if not faults:
         faults += repeated_cells(experiment, place)
+        for seeds in dict.fromkeys(cell.seeds for cell in experiment.cells if cell.seeds is not None):
+            faults += race_faults(model.search, seeds, f"{place}: seeds of a cell")
     return experiment, faults
 
 
@@ -716,6 +747,8 @@ def structure_faults(file: ExperimentFile, place: str) -> list[str]:
     if file.search is not None:
         faults += setting_faults({dimension.path: None for dimension in file.search.space}, f"{place}: search.space")
         faults += objective_faults(file.search, f"{place}: search")
+        faults += pruner_faults(file.search, f"{place}: search")
+        faults += race_faults(file.search, file.seeds, f"{place}: seeds")
     for number, rule in enumerate(file.when):
         faults += match_faults(file, rule.match, f"{place}: when[{number}].match")
         faults += setting_faults(rule.set, f"{place}: when[{number}].set")
@@ -747,6 +780,39 @@ def objective_faults(search: Search, place: str) -> list[str]:
             "objectives; leave it out"
         )
     return faults
+
+
+def pruner_faults(search: Search, place: str) -> list[str]:
+    """Settings of the pruner that the chosen one does not read."""
+    racing = search.pruner == "wilcoxon"
+    others = "asha and median compare epochs" if racing else "wilcoxon compares seeds"
+    return [
+        f"{place}.{name}: {getattr(search, name)!r} means nothing to pruner {search.pruner!r}: only {others}; leave it out"
+        for name in (("prune_metric", "prune_from_epoch") if racing else RACING)
+        if name in search.model_fields_set
+    ]
+
+
+def race_faults(search: Search | None, seeds: Sequence[int], place: str) -> list[str]:
+    """A race over so few seeds that nothing could be told or saved.
+
+    Args:
+        place: where the seeds are given, e.g. `my.toml: seeds`.
+    """
+    if search is None or search.pruner != "wilcoxon":
+        return []
+    if len(seeds) < RACING_SEEDS:
+        return [
+            f"{place}: pruner 'wilcoxon' compares a suggestion with the best one seed by seed and needs {RACING_SEEDS} seeds or more "
+            f"(got {list(seeds)}); list that many, or use asha or median, which compare epochs"
+        ]
+    if len(seeds) > search.first_cut:
+        return []
+    return [
+        f"{place}: with p_threshold {search.p_threshold:g} and startup_seeds {search.startup_seeds} a race ends after "
+        f"{search.first_cut} seeds at the earliest, which saves none of {list(seeds)}; give {search.first_cut + 1} seeds or more, a "
+        f"larger p_threshold, or fewer startup_seeds"
+    ]
 
 
 def axis_faults(axis: Axis, place: str) -> list[str]:

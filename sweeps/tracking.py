@@ -2,131 +2,56 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
-import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps import provenance
-from sweeps.errors import SetupError
+from sweeps.entries import metrics_of, params, results_of, state_tags
 from sweeps.plan import Plan
-from sweeps.settings import Settings, shown
-from trainers import attempts
+from sweeps.settings import Settings
+from sweeps.store import COLUMNS, VIEW, HeldError, client, first_line, locked, not_repeated
+from trainers import attempts, faults
 from trainers.attempts import State, Status
 from trainers.checkpoint import replace_bytes
 from trainers.config import Trial
 from trainers.train import trial_folder
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-    from mlflow.tracking import MlflowClient
+    from mlflow.entities import Metric, Run
 
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 5.0
+LOCK_WAIT_S = 60.0
+"""How long one driver waits for another that mirrors the same trial, and may be stopped."""
+SPACING_S = 10.0
+"""A trial in training is brought up no more often than this: its epochs share requests."""
 RUN_STATUS = {State.DONE: "FINISHED", State.FAILED: "FAILED", State.STOPPED: "KILLED", State.PARTIAL: "RUNNING"}
-VIEW = "results"
-"""Share key of the view that `sweep ui` links to: the run list with the metrics that the papers report."""
-COLUMNS = (
-    "metrics.`best/test/acc1_pct`",
-    "metrics.`best/test/agree1_pct`",
-    "metrics.`best/test/loyalty_code`",
-    "metrics.`last/test/acc1_pct`",
-    "attributes.`Duration`",
-)
-QUIET = {
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
+MOST_AT_ONCE, MOST_PARAMS = 1000, 100
+"""What MLflow takes in one batch: metrics, parameters and tags together, and parameters."""
 
 
 @dataclass(frozen=True)
 class Tracked:
-    """A trial to mirror: its plan gives the parent run, its name the run's."""
+    """A trial to mirror: its plan gives the parent run, its name the run's.
+
+    Attributes:
+        fresh: nobody had begun it when this launch first looked, so that it has a run only where its record says so.
+    """
 
     plan: Plan
     digest: str
     trial: Trial
     name: str
-
-
-def client(settings: Settings) -> MlflowClient:
-    """A client of the settings' store, with MLflow's own chatter off.
-
-    Raises:
-        SetupError: the store is of another version or cannot be opened.
-    """
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        if settings.tracking_uri.startswith("sqlite:///"):
-            _make_sqlite(Path(settings.tracking_uri.removeprefix("sqlite:///")))
-        found = MlflowClient(tracking_uri=settings.tracking_uri)
-        found.search_experiments(max_results=1)
-    except MlflowException as error:
-        first = str(error).strip().splitlines()[0].replace(settings.tracking_uri, shown(settings.tracking_uri))
-        if "schema" in first:
-            remedy = "upgrade it with `mlflow db upgrade <uri>` after a backup, or point MLFLOW_TRACKING_URI to another store"
-        else:
-            remedy = "check MLFLOW_TRACKING_URI and the login"
-        raise SetupError(
-            f"the MLflow store {shown(settings.tracking_uri)} cannot be used: {first}; {remedy}"
-        ) from error
-    except Exception as error:  # a database driver's own
-        first = str(error).strip().splitlines()[0].replace(settings.tracking_uri, shown(settings.tracking_uri))
-        raise SetupError(
-            f"the MLflow store {shown(settings.tracking_uri)} cannot be opened: {first}; check MLFLOW_TRACKING_URI"
-        ) from error
-    return found
-
-
-def _make_sqlite(database: Path) -> None:
-    """Makes a new store whole before it gets its name: MLflow's migrations survive neither a kill nor a second process."""
-    from mlflow.tracking import MlflowClient
-
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with locked(database.with_name(f".{database.name}.lock")):
-        if database.exists():
-            return
-        with tempfile.TemporaryDirectory(dir=database.parent, prefix=".new-store-") as scratch:
-            draft, whole = Path(scratch) / "draft.db", Path(scratch) / "whole.db"
-            MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
-            with closing(sqlite3.connect(draft)) as source, closing(sqlite3.connect(whole)) as target:
-                source.backup(target)
-            os.replace(whole, database)
-
-
-def links(found: MlflowClient, address: str) -> list[str]:
-    """One line for each paper and profile in the store: its name and the page of its runs."""
-    experiments = [each for each in found.search_experiments() if f"mlflow.sharedViewState.{VIEW}" in each.tags]
-    return [
-        f"{each.name}: {address}/#/experiments/{each.experiment_id}/runs?viewStateShareKey={VIEW}"
-        for each in experiments
-    ]
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on a file; a killed holder frees it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    fresh: bool = False
 
 
 class Mirror:
@@ -136,87 +61,127 @@ class Mirror:
         self.settings = settings
         self.client = client(settings)
         self.store = hashlib.sha256(settings.tracking_uri.encode()).hexdigest()[:16]
-        self._parents: dict[str, tuple[str, str]] = {}
+        self._parents: dict[str, Parent] = {}
+        self._born_ms = int(time.time() * 1000)
         self._tags = provenance.tags()
+        self._settled: set[str] = set()
+        self._sent: dict[str, float] = {}
+
+    # --- parents ------------------------------------------------------------------------------------------------------
 
     def parent(self, plan: Plan) -> tuple[str, str]:
         """MLflow experiment id and run id of the parent run of an experiment at a profile; found or made."""
-        key = f"{plan.experiment.name}@{plan.profile.name}"
-        if key not in self._parents:
-            with locked(self.settings.state / ".parents.lock"):
-                experiment_id = self._experiment(f"{plan.experiment.file.paper}-{plan.profile.name}")
-                wanted = {
-                    "sweeps.role": "parent",
-                    "sweeps.experiment": plan.experiment.name,
-                    "sweeps.profile": plan.profile.name,
-                }
-                query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
-                found = self.client.search_runs(
-                    [experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"]
-                )
-                run = (
-                    found[0]
-                    if found
-                    else self._create(experiment_id, plan.experiment.name.split("/")[-1], wanted | self._tags)
-                )
-            self._parents[key] = (experiment_id, run.info.run_id)
-        return self._parents[key]
+        found = self._parent(plan)
+        return found.experiment_id, found.run_id
 
     def describe_parent(self, plan: Plan, search: dict[str, Any] | None) -> None:
         """Puts the experiment file, the plan and the links to the serving runs on the parent run."""
-        _, run_id = self.parent(plan)
-        self.client.log_text(run_id, plan.experiment.text, "experiment.toml")
-        self.client.log_text(run_id, json.dumps(plan.as_json(), indent=1), "plan.json")
-        if search is not None:
-            self.client.log_text(run_id, json.dumps(search, indent=1), "search.json")
+        parent = self._parent(plan)
+        if parent.doubtful:
+            query = f"{_query(_role(plan))} and attributes.start_time = {self._born_ms}"
+            self._drop_doubles([parent.experiment_id], query, parent.run_id)
+            parent.doubtful = False
         links = {name: self._record(digest).get("run_id", "") for digest, name in plan.names.items()}
-        self.client.log_text(
-            run_id, json.dumps({name: run for name, run in links.items() if run}, indent=1), "runs.json"
-        )
-        self.client.set_tag(
-            run_id, "mlflow.note.content", f"{plan.experiment.file.title}\n\n{plan.experiment.file.source}"
-        )
+        texts = {
+            "experiment.toml": plan.experiment.text,
+            "plan.json": json.dumps(plan.as_json(), indent=1),
+            "runs.json": json.dumps({name: run for name, run in links.items() if run}, indent=1),
+        }
+        if search is not None:
+            texts["search.json"] = json.dumps(search, indent=1)
+        self._put_texts(parent.artifact_uri, texts)
 
     def close_parent(self, plan: Plan, complete: bool) -> None:
         """Ends the parent run: FINISHED when no cell is missing, else FAILED."""
-        _, run_id = self.parent(plan)
-        self.client.set_terminated(run_id, "FINISHED" if complete else "FAILED")
+        self._show_parent(self._parent(plan), "FINISHED" if complete else "FAILED", int(time.time() * 1000))
 
     def open_parent(self, plan: Plan) -> None:
         """Shows the parent run as running."""
-        self.client.update_run(self.parent(plan)[1], status="RUNNING")
+        parent = self._parent(plan)
+        if parent.status != "RUNNING":
+            self._show_parent(parent, "RUNNING")
 
     def attach(self, plan: Plan, files: list[Path]) -> None:
         """Adds finished tables and figures to the parent run."""
-        _, run_id = self.parent(plan)
+        repository = self._artifacts(self._parent(plan).artifact_uri)
         for file in files:
-            self.client.log_artifact(run_id, str(file))
+            repository.log_artifact(str(file))
 
-    def trial(self, tracked: Tracked, *, final: bool) -> None:
+    def _parent(self, plan: Plan) -> Parent:
+        key = f"{plan.experiment.name}@{plan.profile.name}"
+        if key not in self._parents or not self._parents[key].run_id:
+            with locked(self.settings.state / ".parents.lock", LOCK_WAIT_S):
+                experiment_id = self._experiment(f"{plan.experiment.file.paper}-{plan.profile.name}")
+                lost = key in self._parents
+                self._parents[key] = Parent(experiment_id, "", "", "", lost)
+                run = self._parent_run(experiment_id, plan)
+            self._parents[key] = Parent(experiment_id, run.info.run_id, run.info.artifact_uri, run.info.status, lost)
+        return self._parents[key]
+
+    def _parent_run(self, experiment_id: str, plan: Plan) -> Run:
+        role = _role(plan)
+        note = {"mlflow.note.content": f"{plan.experiment.file.title}\n\n{plan.experiment.file.source}"}
+        run = self._find([experiment_id], role)
+        if run is None:
+            name = plan.experiment.name.split("/")[-1]
+            run = self._create(experiment_id, name, role | note | self._tags, self._born_ms)
+            faults.point("parent-created")
+        elif not note.items() <= run.data.tags.items():
+            self.client.set_tag(run.info.run_id, *note.popitem())
+        return run
+
+    def _show_parent(self, parent: Parent, status: str, end_ms: int | None = None) -> None:
+        self._show(parent.run_id, status, end_ms)
+        parent.status = status
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            if found.lifecycle_stage == "deleted":
+                self.client.restore_experiment(found.experiment_id)
+            return str(found.experiment_id)
+        location = None
+        if not self.settings.tracking_uri.startswith("http"):
+            location = (self.settings.artifacts / name).absolute().as_uri()
+        view = {"selectedColumns": COLUMNS, "orderByKey": "attributes.start_time", "orderByAsc": True}
+        tags = {f"mlflow.sharedViewState.{VIEW}": json.dumps(view)}
+        return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
+
+    # --- trials -------------------------------------------------------------------------------------------------------
+
+    def trial(self, tracked: Tracked, *, final: bool, wait_s: float = LOCK_WAIT_S) -> None:
         """Mirrors one trial: new rows, its end, its artifacts.
 
         Args:
             final: nobody of this launch trains it any more; what is still partial is shown as KILLED, not RUNNING.
+            wait_s: for another process that mirrors it.
+
+        Raises:
+            HeldError: that one has not come to an end.
         """
         from mlflow.exceptions import MlflowException
 
-        status = attempts.read_status(self.settings.state, tracked.digest)
-        if status.state is State.NEW:
+        if tracked.digest in self._settled:
             return
-        record = self._record(tracked.digest)
-        if (
-            record.get("state") == status.state.value
-            and status.state is not State.PARTIAL
-            and record.get("attempt") == status.number
+        status = attempts.read_status(self.settings.state, tracked.digest)
+        if status.state is State.NEW or (
+            status.state is State.PARTIAL and not final and self._just_sent(tracked.digest)
         ):
             return
-        with locked(trial_folder(self.settings.state, tracked.digest) / ".mlflow.lock"):
+        if status.state is not State.PARTIAL and _in_step(self._record(tracked.digest), status):
+            if status.state is State.DONE:
+                self._settled.add(tracked.digest)
+            return
+        lock = trial_folder(self.settings.state, tracked.digest) / ".mlflow.lock"
+        with locked(lock, wait_s):
+            status = attempts.read_status(self.settings.state, tracked.digest)  # the record may be of a later attempt
             record = self._record(tracked.digest)
             rows = attempts.rows(status)
-            origin = int(rows[0]["timestamp_ms"]) if rows else None
+            origin = _origin(rows)
             if record.get("run_id") and record.get("epochs") and record.get("origin") != origin:
                 self._supersede(record["run_id"])  # started over: its old rows would be doubled
-                record = {}
+                record = {"asked": 0}
+                self._write(tracked.digest, record)
             try:
                 self._bring_up(tracked, status, record, rows, final)
             except MlflowException:
@@ -227,13 +192,85 @@ class Mirror:
     def _bring_up(
         self, tracked: Tracked, status: Status, record: dict[str, Any], rows: list[dict[str, float]], final: bool
     ) -> None:
-        origin = int(rows[0]["timestamp_ms"]) if rows else None
+        """Sends what the record does not have, in one request where it fits, and then writes the record."""
         if not record.get("run_id"):
-            record = self._begin(tracked, origin)
-        self._rows(record, rows)
-        record |= {"origin": origin, "epochs": len(rows)}
-        self._state(tracked, status, record, final)
-        self._write(tracked.digest, record)
+            record = self._begin(tracked, status, record, _origin(rows))
+        run_id = str(record["run_id"])
+        ended = status.state is not State.PARTIAL
+        shown_state = "KILLED" if final and not ended else RUN_STATUS[status.state]
+        news = {"origin": _origin(rows), "epochs": len(rows), "params": True, "status": shown_state}
+        news |= {"state": status.state.value, "attempt": status.number}
+        news["patch"] = self._put_files(tracked, status, record)
+        if news.items() <= record.items():
+            return
+        metrics = metrics_of(rows[int(record.get("epochs", 0)) :])
+        tags = {} if _in_step(record, status) else state_tags(tracked.digest, status)
+        if tags and status.state is State.DONE:
+            metrics += results_of(status, len(rows))
+        values = {} if record.get("params") else params(tracked.trial)
+        self._send(run_id, metrics, values, tags)
+        faults.point("end-logged" if ended else "rows-logged")
+        if record.get("status") != shown_state:
+            self._show(run_id, shown_state, int(status.entry.get("timestamp_ms", 0)) or int(time.time() * 1000))
+            faults.point("end-shown")
+        if ended and record.pop("doubtful", False):
+            experiments = [each.experiment_id for each in self.client.search_experiments()]
+            self._drop_doubles(experiments, _query(self._identity(tracked.digest)), run_id)
+        self._write(tracked.digest, record | news)
+        self._sent[tracked.digest] = time.monotonic()
+
+    def _just_sent(self, digest: str) -> bool:
+        return time.monotonic() - self._sent.get(digest, float("-inf")) < SPACING_S
+
+    def _begin(self, tracked: Tracked, status: Status, record: dict[str, Any], start_ms: int | None) -> dict[str, Any]:
+        """Finds or creates the run; the caller holds the trial's lock.
+
+        The record says that a run is asked for before it is. So a search is needed only where somebody asked and did not
+        write down the answer, and where the trial is older than this launch and its record may be lost.
+        """
+        run, asked = None, int(record.get("asked", 0))
+        if record or not tracked.fresh or not self._never_recorded(tracked.digest):
+            experiments = [each.experiment_id for each in self.client.search_experiments()]
+            run = self._find(experiments, self._identity(tracked.digest))
+        # a request whose answer was lost may still come to make a second run
+        made: dict[str, Any] = {"doubtful": True} if asked > int(run is not None) else {}
+        if run is None:
+            self._write(tracked.digest, {"asked": asked + 1})
+            run = self._create_trial(tracked, status, start_ms)
+            faults.point("run-created")
+            made |= {"state": State.PARTIAL.value, "attempt": status.number}
+        made |= {"run_id": run.info.run_id, "artifact_uri": run.info.artifact_uri, "status": run.info.status}
+        self._write(tracked.digest, made)
+        return made
+
+    def _create_trial(self, tracked: Tracked, status: Status, start_ms: int | None) -> Run:
+        parent = self._parent(tracked.plan)
+        tags = {
+            "sweeps.role": "trial",
+            **self._identity(tracked.digest),
+            "sweeps.experiment": tracked.plan.experiment.name,
+            "sweeps.profile": tracked.plan.profile.name,
+            "sweeps.device": "cuda" if tracked.plan.resources.gpu else "cpu",
+            "mlflow.parentRunId": parent.run_id,
+            **self._tags,
+            **provenance.tags_of(status.folder),
+            "sweeps.state": State.PARTIAL.value,
+            "sweeps.attempt": str(status.number),
+        }
+        return self._create(parent.experiment_id, tracked.name, tags, start_ms)
+
+    def _identity(self, digest: str) -> dict[str, str]:
+        return {"sweeps.digest": digest, "sweeps.record": attempts.record_id(self.settings.state, digest)}
+
+    def _supersede(self, run_id: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        self.client.set_tag(run_id, "sweeps.superseded", "its trial was started over")
+        try:
+            self.client.delete_tag(run_id, "sweeps.digest")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # gone where a kill came right after this
+                raise
 
     def _is_active(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
@@ -245,108 +282,83 @@ class Mirror:
                 return False
             raise
 
-    def _begin(self, tracked: Tracked, start_ms: int | None) -> dict[str, Any]:
-        """Finds the run by its digest, or creates it; the caller holds the trial's lock, so there is never a second one."""
-        experiments = [e.experiment_id for e in self.client.search_experiments()]
-        identity = attempts.record_id(self.settings.state, tracked.digest)
-        query = f"tags.`sweeps.digest` = '{tracked.digest}' and tags.`sweeps.record` = '{identity}'"
-        found = self.client.search_runs(experiments, query, max_results=1)
-        run = found[0] if found else self._create_trial(tracked, identity, start_ms)
-        from mlflow.entities import Param
-
-        # before the record: what has a record is whole, and to log the same parameters again changes nothing
-        self.client.log_batch(
-            run.info.run_id, params=[Param(key, value) for key, value in params(tracked.trial).items()]
-        )
-        record = {"run_id": run.info.run_id}
-        self._write(tracked.digest, record)
-        return record
-
-    def _create_trial(self, tracked: Tracked, identity: str, start_ms: int | None) -> Run:
-        experiment_id, parent_id = self.parent(tracked.plan)
-        tags = {
-            "sweeps.role": "trial",
-            "sweeps.digest": tracked.digest,
-            "sweeps.record": identity,
-            "sweeps.state": State.PARTIAL.value,
-            "sweeps.experiment": tracked.plan.experiment.name,
-            "sweeps.profile": tracked.plan.profile.name,
-            "sweeps.device": "cuda" if tracked.plan.resources.gpu else "cpu",
-            "mlflow.parentRunId": parent_id,
-            **self._tags,
-        }
-        return self._create(experiment_id, tracked.name, tags, start_ms)
-
-    def _rows(self, record: dict[str, Any], rows: list[dict[str, float]]) -> None:
-        from mlflow.entities import Metric
-
-        new = rows[int(record.get("epochs", 0)) :]
-        values = [
-            Metric(name, float(value), int(row["timestamp_ms"]), int(row["epoch"]))
-            for row in new
-            for name, value in row.items()
-            if name not in ("epoch", "timestamp_ms")
-        ]
-        if values:
-            self.client.log_batch(record["run_id"], metrics=values)
-
-    def _state(self, tracked: Tracked, status: Status, record: dict[str, Any], final: bool) -> None:
-        from mlflow.entities import Metric, RunTag
-
-        run_id = record["run_id"]
-        shown_state = "KILLED" if final and status.state is State.PARTIAL else RUN_STATUS[status.state]
-        if (
-            record.get("state") == status.state.value
-            and record.get("status") == shown_state
-            and record.get("attempt") == status.number
-        ):
-            return
-        end_ms = int(status.entry.get("timestamp_ms", 0)) or None
-        metrics = []
-        if status.state is State.DONE:
-            metrics = [
-                Metric(name, float(value), end_ms or 0, max(record["epochs"] - 1, 0))
-                for name, value in status.result.items()
-            ]
-            metrics = [metric for metric in metrics if not metric.key.startswith("time/")]  # the rows hold them
-            folder = trial_folder(self.settings.state, tracked.digest) / "artifacts"
-            if folder.is_dir():
-                self.client.log_artifacts(run_id, str(folder))
-        tags = [RunTag("sweeps.state", status.state.value), RunTag("sweeps.attempt", str(status.number))]
-        tags += [RunTag(name, value) for name, value in provenance.tags_of(status.folder).items()]
-        patch = provenance.patch_of(self.settings.state, status.folder)
-        if patch:
-            self.client.log_text(run_id, patch, "code.patch")
-        if status.state is State.FAILED:
-            tags.append(RunTag("sweeps.error", str(status.entry["error"]["cause"])[:4000]))
-            tags.append(RunTag("sweeps.log", f"{log_folder(tracked.digest, status)}/log.txt"))
-        self.client.log_batch(run_id, metrics=metrics, tags=tags)
-        if status.state is State.PARTIAL and not final:
-            self.client.update_run(run_id, status="RUNNING")
-        else:
-            self.client.set_terminated(run_id, shown_state, end_time=end_ms)
-        record |= {"state": status.state.value, "status": shown_state, "attempt": status.number}
-
-    def _supersede(self, run_id: str) -> None:
-        self.client.set_tag(run_id, "sweeps.superseded", "its trial was started over")
-        self.client.delete_tag(run_id, "sweeps.digest")
+    # --- requests -----------------------------------------------------------------------------------------------------
 
     def _create(self, experiment_id: str, name: str, tags: Mapping[str, str], start_ms: int | None = None) -> Run:
-        return self.client.create_run(experiment_id, start_time=start_ms, tags=dict(tags), run_name=name)
+        with not_repeated():
+            return self.client.create_run(experiment_id, start_time=start_ms, tags=dict(tags), run_name=name)
 
-    def _experiment(self, name: str) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            if found.lifecycle_stage == "deleted":
-                self.client.restore_experiment(found.experiment_id)
-            return str(found.experiment_id)
-        location = None
-        if not self.settings.tracking_uri.startswith("http"):
-            location = (self.settings.artifacts / name).absolute().as_uri()
-        experiment_id = str(self.client.create_experiment(name, artifact_location=location))
-        view = {"selectedColumns": COLUMNS, "orderByKey": "attributes.start_time", "orderByAsc": True}
-        self.client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW}", json.dumps(view))
-        return experiment_id
+    def _find(self, experiments: list[str], tags: Mapping[str, str]) -> Run | None:
+        """The oldest run with these tags."""
+        order = ["attributes.start_time ASC"]
+        found = self.client.search_runs(experiments, _query(tags), max_results=1, order_by=order)
+        return found[0] if found else None
+
+    def _drop_doubles(self, experiments: list[str], query: str, keep: str) -> None:
+        """Deletes what came of requests whose answers were lost: runs that nothing was ever written to."""
+        for run in self.client.search_runs(experiments, query):
+            if run.info.run_id != keep and not run.data.metrics:
+                self.client.delete_run(run.info.run_id)
+
+    def _send(self, run_id: str, metrics: list[Metric], values: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Parameters, then metrics, then tags: who sees a trial's end in its tags finds all of its values."""
+        from mlflow.entities import Param, RunTag
+
+        listed = [Param(name, value) for name, value in values.items()]
+        marks = [RunTag(name, value) for name, value in tags.items()]
+        if len(metrics) + len(listed) + len(marks) > MOST_AT_ONCE or len(listed) > MOST_PARAMS:
+            self.client.log_batch(run_id, metrics=metrics, params=listed)
+            metrics, listed = [], []
+        self.client.log_batch(run_id, metrics=metrics, params=listed, tags=marks)  # where there is nothing, no request
+
+    def _show(self, run_id: str, status: str, end_ms: int | None = None) -> None:
+        """One request, where the client's own `set_terminated` and `update_run` read the run first."""
+        from mlflow.entities import RunStatus
+
+        end_ms = None if status == "RUNNING" else end_ms
+        self.client._tracking_client.store.update_run_info(run_id, RunStatus.from_string(status), end_ms, None)
+
+    def _artifacts(self, artifact_uri: str) -> Any:
+        """Where a run's files go; the client would ask for the run each time to find out."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(artifact_uri, tracking_uri=self.settings.tracking_uri)
+
+    def _put_texts(self, artifact_uri: str, texts: Mapping[str, str]) -> None:
+        repository = self._artifacts(artifact_uri)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in texts.items():
+                file = Path(folder) / name
+                file.write_text(text, encoding="utf-8")
+                repository.log_artifact(str(file))
+
+    def _put_files(self, tracked: Tracked, status: Status, record: Mapping[str, Any]) -> str:
+        """What a done trial kept, and the changes of the code that it ran with; returns the name of these."""
+        patch = str(provenance.tags_of(status.folder).get("sweeps.patch", ""))
+        attempts.heal(self.settings.state, tracked.digest)  # artifacts are in place once the trial is published
+        folder = trial_folder(self.settings.state, tracked.digest) / "artifacts"
+        kept = status.state is State.DONE and not _in_step(record, status) and folder.is_dir()
+        if not kept and patch in ("", record.get("patch")):
+            return patch
+        uri = record.get("artifact_uri") or self.client.get_run(record["run_id"]).info.artifact_uri
+        text = provenance.patch_of(self.settings.state, status.folder)
+        if text and patch != record.get("patch"):
+            self._put_texts(uri, {"code.patch": text})
+        if kept:
+            self._artifacts(uri).log_artifacts(str(folder))
+        return patch
+
+    # --- records ------------------------------------------------------------------------------------------------------
+
+    def _never_recorded(self, digest: str) -> bool:
+        """Whether no record of a run was ever written; a damaged one counts as lost."""
+        file = trial_folder(self.settings.state, digest) / "mlflow.json"
+        try:
+            return self.store not in json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError):
+            return False
 
     def _record(self, digest: str) -> dict[str, Any]:
         file = trial_folder(self.settings.state, digest) / "mlflow.json"
@@ -365,26 +377,42 @@ class Mirror:
         replace_bytes(file, json.dumps({**content, self.store: record}, indent=1).encode())
 
 
-def log_folder(digest: str, status: Status) -> str:
-    """Where a trial's log lies below the state root, which may be another folder where somebody reads this."""
-    return (trial_folder(Path(), digest) / "attempts" / str(status.entry["attempt"])).as_posix()
+@dataclass
+class Parent:
+    """The parent run of an experiment at a profile, as this process knows it.
+
+    Attributes:
+        run_id: empty while it is not known.
+        doubtful: a request for it got no answer and may still come to make a second one.
+    """
+
+    experiment_id: str
+    run_id: str
+    artifact_uri: str
+    status: str
+    doubtful: bool = False
 
 
-def params(trial: Trial) -> dict[str, str]:
-    """A trial's parameters as MLflow shows them: flat names, values as JSON so that types survive."""
-    flat: dict[str, Any] = {
-        "method": trial.method,
-        "student": trial.student,
-        "seed": trial.seed,
-        "precision": trial.precision,
-        "protocol": trial.protocol.name,
+def _query(tags: Mapping[str, str]) -> str:
+    return " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+
+
+def _role(plan: Plan) -> dict[str, str]:
+    return {
+        "sweeps.role": "parent",
+        "sweeps.experiment": plan.experiment.name,
+        "sweeps.profile": plan.profile.name,
     }
-    if trial.teacher is not None:
-        flat |= {"teacher": trial.teacher.network, "teacher_digest": trial.teacher.name}
-    flat |= {f"hparams.{key}": value for key, value in trial.hparams.items()}
-    flat |= {f"data.{key}": value for key, value in trial.data.model_dump(mode="json", exclude_none=True).items()}
-    flat |= {f"protocol.{key}": value for key, value in trial.protocol.digest_fields().items() if value is not None}
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
+
+
+def _in_step(record: Mapping[str, Any], status: Status) -> bool:
+    """Whether the record has the trial's state; rows are counted apart."""
+    return record.get("state") == status.state.value and record.get("attempt") == status.number
+
+
+def _origin(rows: list[dict[str, float]]) -> int | None:
+    """When the first epoch ended, which tells one start of a trial from the next."""
+    return int(rows[0]["timestamp_ms"]) if rows else None
 
 
 class Tracker:
@@ -420,15 +448,21 @@ class Tracker:
         try:
             if self._mirror is None:
                 self._mirror = Mirror(self.settings)
-                for plan in self.plans:
-                    self._mirror.open_parent(plan)
+            for plan in self.plans:
+                self._mirror.open_parent(plan)
+            held: HeldError | None = None
             for tracked in self.list_trials():
-                self._mirror.trial(tracked, final=final)
+                try:
+                    self._mirror.trial(tracked, final=final, wait_s=LOCK_WAIT_S if final and held is None else 0)
+                except HeldError as error:  # by another driver, which brings it up itself or is stopped
+                    held = error
+            if final and held is not None:
+                raise held
             self.problem = None
         except Exception as error:  # whatever the store or the network raises: trials go on, the next round catches up
             if self.problem is None:
                 logger.warning(
                     "MLflow is away (%s); trials go on, `sweep sync` or the next run catches up",
-                    str(error).splitlines()[0][:200],
+                    first_line(error, self.settings)[:200],
                 )
             self.problem = str(error)

@@ -1,9 +1,10 @@
-"""Trials inside a Ray worker: one Tune step is one epoch, and the trial's directory holds all that must survive."""
+"""Trials inside a Ray worker: a Tune step is an epoch or a second's worth, and the trial's directory holds all that must survive."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from ray import tune
 
 logger = logging.getLogger(__name__)
+
+STEP_S = 1.0
+"""How long epochs that no pruner looks at are kept together: a report costs the driver more than a quick epoch."""
 
 
 class TrialRunner(tune.Trainable):
@@ -44,16 +48,7 @@ class TrialRunner(tune.Trainable):
 
         assert self._epochs is not None
         try:
-            epoch = next(self._epochs, None)
-            if epoch is None or epoch.last:
-                for _ in self._epochs:
-                    pass
-                return {"done": True, "outcome": "done"}
-            return {
-                "outcome": "running",
-                "epoch": epoch.number,
-                **{k: epoch.row[k] for k in self._watch if k in epoch.row},
-            }
+            return self._advance(self._epochs)
         except Busy as error:
             return {"done": True, "outcome": "busy", "cause": str(error)}
         except Fenced as error:
@@ -64,6 +59,19 @@ class TrialRunner(tune.Trainable):
             if type(error).__name__ == "OutOfMemoryError":
                 raise
             return {"done": True, "outcome": "failed", "cause": str(error)}
+
+    def _advance(self, epochs: Iterator[Any]) -> dict[str, Any]:
+        """The next epoch that the driver must hear of: each one of a watched trial, else what `STEP_S` brings."""
+        due = time.monotonic() + (0 if self._watch else STEP_S)
+        for epoch in epochs:
+            if epoch.last:
+                break
+            if time.monotonic() >= due:
+                seen = {name: epoch.row[name] for name in self._watch if name in epoch.row}
+                return {"outcome": "running", "epoch": epoch.number, **seen}
+        for _ in epochs:  # the seal comes after the last epoch
+            pass
+        return {"done": True, "outcome": "done"}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the trial's own checkpoint is the only one."""
@@ -82,5 +90,5 @@ class TrialRunner(tune.Trainable):
             Path(config["state"]),
             Path(config["data"]),
             device=config["device"],
-            execution=Execution(threads=config["threads"]),
+            execution=Execution.of_new(config["threads"]),
         )

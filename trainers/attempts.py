@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from trainers import checkpoint
+from trainers import checkpoint, faults
 from trainers.config import Execution, Trial
 from trainers.errors import Fenced, TrialError
 from trainers.train import Row, trial_folder
@@ -32,6 +32,8 @@ BEAT_S = 2.0
 FAULT = "fault.json"
 POOL = "pool"
 """Subfolder of an attempt whose files are written once; a checkpoint refers to them, so they follow it."""
+ARTIFACTS = "artifacts"
+"""Subfolder of an attempt, and of the trial once it is done: what an old owner still writes lands where nobody looks."""
 
 
 class State(StrEnum):
@@ -166,14 +168,16 @@ class Attempt:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        faults.point("row-written")
 
     def finish(self, result: dict[str, Any], epochs: int) -> None:
-        """Publishes weights and result, then frees the checkpoint.
+        """Seals the trial as done and publishes its weights, artifacts and result.
 
         Raises:
             Fenced: somebody has taken the trial over; nothing was published.
         """
         self._seal({"kind": State.DONE.value, "attempt": self.number, "epochs": epochs, "result": result})
+        faults.point("sealed")
         publish(self.trial_dir)
 
     def fail(self, cause: str, kind: str, detail: str = "") -> None:
@@ -203,26 +207,49 @@ class Attempt:
 
 
 def publish(trial_dir: Path) -> None:
-    """Makes the files that a seal stands for (`result.json`, `weights.pt`, `error.json`); safe to repeat by anybody."""
+    """Makes the files that a seal stands for, `result.json` or `error.json` last; safe to repeat by anybody, also at once."""
     attempts = trial_dir / "attempts"
-    number = newest(attempts)
-    entry = _entry(attempts / str(number))
+    entry = _entry(attempts / str(newest(attempts)))
     if entry["kind"] == State.DONE.value:
+        owner = attempts / str(entry["attempt"])
         with contextlib.suppress(FileNotFoundError):  # published before
-            os.replace(attempts / str(entry["attempt"]) / "weights.pt", trial_dir / "weights.pt")
-        checkpoint.replace_bytes(
-            trial_dir / "result.json", json.dumps(entry["result"], sort_keys=True, indent=1).encode()
-        )
+            os.replace(owner / "weights.pt", trial_dir / "weights.pt")
+        _move(owner / ARTIFACTS, trial_dir / ARTIFACTS)
+        faults.point("weights-published")
+        _free(attempts)
         (trial_dir / "error.json").unlink(missing_ok=True)
-        for folder in attempts.iterdir():
-            if not folder.name.isdigit():  # a claim that was killed, or one that comes too late
-                shutil.rmtree(folder, ignore_errors=True)
-                continue
-            for leftover in ("checkpoint.pt", *(file.name for file in folder.glob(".*.tmp"))):
-                (folder / leftover).unlink(missing_ok=True)
-            shutil.rmtree(folder / POOL, ignore_errors=True)
+        faults.point("checkpoints-freed")
+        _write_once(trial_dir / "result.json", json.dumps(entry["result"], sort_keys=True, indent=1).encode())
+        faults.point("result-written")
     elif entry["kind"] == State.FAILED.value:
-        checkpoint.replace_bytes(trial_dir / "error.json", json.dumps(entry["error"], indent=1).encode())
+        _write_once(trial_dir / "error.json", json.dumps(entry["error"], indent=1).encode())
+
+
+def _move(source: Path, target: Path) -> None:
+    """Moves each file of a tree to its place in another one."""
+    for file in [each for each in source.rglob("*") if each.is_file() and each.suffix != ".tmp"]:
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # somebody else publishes at the same moment
+            os.replace(file, place)
+
+
+def _free(attempts: Path) -> None:
+    """Drops what no attempt of a done trial needs any more."""
+    for folder in attempts.iterdir():
+        if not folder.name.isdigit():  # a claim that was killed, or one that comes too late
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        for leftover in ("checkpoint.pt", "weights.pt", *(file.name for file in folder.glob(".*.tmp"))):
+            (folder / leftover).unlink(missing_ok=True)
+        for name in (POOL, ARTIFACTS):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _write_once(path: Path, content: bytes) -> None:
+    """Writes a file that lies there with another content or not at all: one that was published is not touched again."""
+    if not path.exists() or path.read_bytes() != content:
+        checkpoint.replace_bytes(path, content)
 
 
 def heal(state_root: Path, digest: str) -> None:
@@ -303,6 +330,7 @@ def claim(trial: Trial, state_root: Path, execution: Execution, *, lease_s: floa
         if source is not None and source.exists():
             checkpoint.replace_bytes(temporary / "checkpoint.pt", source.read_bytes())
             _share(source.parent / POOL, temporary / POOL)
+            _share(source.parent / ARTIFACTS, temporary / ARTIFACTS)
             old = rows(status)
             for number, row in enumerate(_checkpoint_rows(temporary / "checkpoint.pt", source)):
                 stamp = old[number]["timestamp_ms"] if number < len(old) else int(time.time() * 1000)
@@ -318,8 +346,10 @@ def claim(trial: Trial, state_root: Path, execution: Execution, *, lease_s: floa
         }
         if status.number == 0:  # tells this directory's run in a shared MLflow from that of another state root
             entry["record"] = uuid.uuid4().hex
+        faults.point("claim-prepared")
         if not _enter(attempts, status.number + 1, entry, temporary):
             raise Busy("somebody else was faster")
+        faults.point("claimed")
     except FileNotFoundError:
         if newest(attempts) == status.number:
             raise
@@ -340,12 +370,13 @@ def _share(source: Path, target: Path) -> None:
         return
     target.mkdir()
     for file in sorted(source.iterdir()):
-        if file.suffix == ".tmp":
-            continue
-        try:
-            os.link(file, target / file.name)
-        except OSError:
-            shutil.copyfile(file, target / file.name)
+        if file.is_dir():
+            _share(file, target / file.name)
+        elif file.suffix != ".tmp":
+            try:
+                os.link(file, target / file.name)
+            except OSError:
+                shutil.copyfile(file, target / file.name)
 
 
 def whoami() -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from trainers import artifacts, checkpoint, data, methods, metrics, models, provenance, weights
+from trainers import artifacts, checkpoint, data, faults, methods, metrics, models, provenance, weights
 from trainers.config import Execution, Trial, Upstream
 from trainers.data import DataSet, Info, Split
 from trainers.errors import ConfigError, TrialError
@@ -251,6 +251,7 @@ def train_steps(
         checkpoint.save(
             file, {"loop": loop.state_dict(), "rows": progress.rows, "best": progress.best, "kept": progress.kept}
         )
+        faults.point("checkpoint-written")
         yield Epoch(number, row, last=finished or number == loop.total_epochs - 1)
     if trial.protocol.stop_at_acc1_pct is not None and not finished:
         reached = max((row["test/acc1_pct"] for row in progress.rows), default=0.0)
@@ -260,6 +261,7 @@ def train_steps(
         )
     kept = progress.kept if progress.kept is not None else setup.student.state_dict()
     checkpoint.save(attempt / "weights.pt", {"network": trial.student, "state": kept})
+    faults.point("weights-written")
 
 
 def result_of(trial: Trial, rows: list[Row]) -> Row:

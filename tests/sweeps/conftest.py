@@ -14,6 +14,7 @@ import pytest
 from sweeps import spec
 from sweeps.plan import Plan, make
 from sweeps.settings import Settings
+from tests.sweeps.searching import Launch
 from trainers import attempts, checkpoint
 from trainers.attempts import Attempt
 from trainers.config import Execution, Trial
@@ -200,6 +201,18 @@ def tracked_place(place: Place, migrated_store: Path) -> Place:
     """As `place`, with an empty MLflow store that needs no migration."""
     shutil.copy(migrated_store, place.database)
     return place
+
+
+@pytest.fixture
+def launch(place: Place) -> Callable[..., Launch]:
+    """Opens a launch; `at` names the state root, so that one test can compare several."""
+
+    def make(text: str, total: int = 8, *, at: str = "one", **options: Any) -> Launch:
+        folder = place.folder / at
+        (folder / ".sweeps").mkdir(parents=True, exist_ok=True)
+        return Launch(Place(folder), text, total, **options)
+
+    return make
 
 
 @pytest.fixture

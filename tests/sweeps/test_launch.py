@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,3 +42,91 @@ def test_demands_that_no_node_of_the_cluster_meets_are_refused(place: Any, monke
     cpu, gpu = refused.value.faults
     assert "tiny/grid [paper]: a trial needs 8 CPU, but no node has more than 4" in cpu
     assert "needs 2 GPU, but no node has more than 1" in gpu
+
+
+@pytest.mark.parametrize(
+    ("address", "told"), [(None, "Ray does not start on this machine"), ("far:6379", "at far:6379")]
+)
+def test_a_ray_that_does_not_come_up_is_one_message(
+    address: str | None, told: str, place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**options: Any) -> None:
+        assert options["address"] == (address or "local")  # never what somebody else's `ray start` has left here
+        raise Exception("The current node timed out during startup.\nMore of it.")  # as Ray raises it
+
+    monkeypatch.setattr(launch.ray, "init", init)
+    with pytest.raises(SetupError, match=told) as refused:
+        launch.start(replace(place.settings, ray_address=address))
+    (fault,) = refused.value.faults
+    assert "timed out during startup.;" in fault
+    assert "RAY_ADDRESS" in fault
+    assert "\n" not in fault
+
+
+class DyingRay:
+    """Stands for Ray: each of the first `deaths` launches ends with a dead raylet."""
+
+    def __init__(self, deaths: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.deaths, self.fits, self.starts, self.dead = deaths, 0, 0, False
+        monkeypatch.setattr(launch, "_fit", self.fit)
+        monkeypatch.setattr(launch, "start", self.start)
+        monkeypatch.setattr(launch, "stop", lambda: None)
+        monkeypatch.setattr(launch, "dead_services", lambda: ["raylet"] if self.dead else [])
+
+    def fit(self, queue: Queue, *_: Any) -> None:
+        self.fits += 1
+        assert queue.next() is not None  # is on its way
+        if self.fits <= self.deaths:
+            self.dead = True
+            raise RuntimeError("whatever Tune makes of it")
+
+    def start(self, *_: Any) -> None:
+        self.starts, self.dead = self.starts + 1, False
+
+
+def test_a_ray_that_dies_here_is_started_again_and_its_trials_get_another_turn(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write()
+    queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
+    ray = DyingRay(2, monkeypatch)
+    launch.fit(queue, place.settings, 1)
+    assert (ray.fits, ray.starts) == (3, 2)
+    assert len(queue.running) == 1  # the last one's
+    assert queue.failed == {}
+
+
+def test_a_ray_that_dies_again_and_again_is_given_up(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.write()
+    queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
+    DyingRay(99, monkeypatch)
+    with pytest.raises(SetupError, match="Ray's raylet died 4 times on this machine"):
+        launch.fit(queue, place.settings, 1)
+
+
+def test_an_error_that_is_not_rays_death_is_no_reason_to_start_it_again(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write()
+    queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
+    ray = DyingRay(1, monkeypatch)
+    monkeypatch.setattr(launch, "dead_services", list)
+    with pytest.raises(RuntimeError, match="whatever"):
+        launch.fit(queue, place.settings, 1)
+    assert ray.starts == 0
+
+
+def test_the_watchdog_barks_at_a_dead_service_and_at_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Node:
+        gone: tuple[str, ...] = ("log_monitor",)
+
+        def dead_processes(self) -> list[tuple[str, None]]:
+            return [(kind, None) for kind in self.gone]
+
+    watchdog, node = launch.Watchdog(), Node()
+    watchdog.on_step_end(0, [])  # no Ray at all
+    monkeypatch.setattr(launch.ray._private.worker, "_global_node", node)
+    watchdog.on_step_end(0, [])
+    node.gone = ("log_monitor", "gcs_server")
+    with pytest.raises(RuntimeError, match="Ray's gcs_server died"):
+        watchdog.on_step_end(0, [])

@@ -213,6 +213,31 @@ def test_a_busy_trial_that_another_launch_finished_is_done(place: Any) -> None:
     assert queue.finished()
 
 
+def test_what_waits_for_a_trial_of_this_launch_is_not_read_from_disk(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = grid(place)
+    read: list[str] = []
+    honest = queues.read_status
+
+    def counted(state_root: Any, digest: str) -> Any:
+        read.append(digest)
+        return honest(state_root, digest)
+
+    monkeypatch.setattr(queues, "read_status", counted)
+    teacher = queue.next()
+    assert teacher is not None
+    assert [queue.next() for _ in range(20)] == [None] * 20
+    assert read == [teacher]
+    place.train(queue.trials[teacher])
+    queue.release(teacher, "done")
+    first = queue.next()
+    assert read.count(teacher) == 3  # when it started, when it came back, and once for all of its students
+    queue.next()
+    assert read.count(teacher) == 3
+    assert queue.names[str(first)] == "pair=A temperature=2 seed=0"
+
+
 def test_a_busy_trial_that_failed_elsewhere_is_not_tried_here(place: Any) -> None:
     queue = grid(place)
     digest = queue.next()
@@ -282,6 +307,22 @@ def test_nothing_is_suggested_while_an_earlier_suggestion_waits_for_its_teacher(
     queue.release(teacher, "done")
     assert len({queue.next() for _ in range(3)}) == 3  # now as many as there are places
     assert len(queue.studies[0].asked()) == 3
+
+
+@pytest.mark.parametrize(
+    ("pruner", "watched"), [("none", []), ("asha", ["val/acc1_pct"]), ("median", ["val/acc1_pct"])]
+)
+def test_epochs_are_watched_where_a_pruner_may_cut_between_them(
+    place: Any, search_text: str, pruner: str, watched: list[str]
+) -> None:
+    queue = searching(place, search_text.replace("[search]", f'[search]\npruner = "{pruner}"'))
+    teacher = queue.next()
+    assert teacher is not None
+    assert queue.watched(teacher) == watched
+    place.write()
+    both = Queue([*queue.plans, place.plan("grid.toml", pair="A")], queue.studies, place.state)
+    shared = next(digest for digest, name in both.names.items() if name == "pair=A temperature=2 seed=0")
+    assert both.watched(shared) == []  # a grid wants it whole
 
 
 def test_grids_go_before_searches(place: Any, search_text: str) -> None:

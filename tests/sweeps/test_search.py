@@ -2,109 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sweeps import cost, search, spec
 from sweeps.errors import SetupError, SpecError
-from sweeps.queue import Queue
-from trainers import attempts, checkpoint
+from tests.sweeps.searching import PEAK_MEMORY, changed, curve, quality
+from trainers import attempts
 from trainers.attempts import State
-from trainers.config import Execution, Trial
+from trainers.config import Trial
 
-Epochs = Callable[[Trial], list[float]]
-PEAK_MEMORY = "train/peak_memory_mib"
 ACCURACY, FLOPS = ("best/val/acc1_pct", "maximize"), ("cost/flops", "minimize")
-
-
-def quality(trial: Trial) -> float:
-    """Best at temperature 4 and weight 0.3; a student's seed adds half a percent each."""
-    temperature, weight = float(trial.hparams["temperature"]), float(trial.hparams["ce_weight"])  # type: ignore[arg-type]
-    return 90 - 5 * (math.log(temperature) - math.log(4)) ** 2 - 20 * (weight - 0.3) ** 2 + 0.5 * trial.seed
-
-
-def one_value(trial: Trial) -> list[float]:
-    return [quality(trial)]
-
-
-class Launch:
-    """One launch of a search on a place's state root; `go` runs trials one after the other, as at concurrency 1."""
-
-    def __init__(
-        self,
-        place: Any,
-        text: str,
-        total: int,
-        *,
-        profile: str = "paper",
-        seeds: Any = None,
-        study_url: str | None = None,
-        grids: Any = (),
-    ) -> None:
-        self.place = place
-        place.write(text, "search.toml")
-        plan = place.plan(str(place.folder / "search.toml"), profile, seeds=seeds)
-        self.studies = search.studies_of(plan, replace(place.settings, study_url=study_url), total)
-        self.queue = Queue([plan, *grids], self.studies, place.state)
-        self.trained: list[str] = []
-
-    def go(self, most: int = 1000, epochs: Epochs = one_value) -> Launch:
-        """Runs at most so many suggested trials; the rest is left as a killed driver leaves it."""
-        while most > 0 and (digest := self.queue.next()) is not None:
-            self.trained.append(digest)
-            trial = self.queue.trials[digest]
-            if trial.method == "ce":
-                self.place.train(trial)
-                self.queue.release(digest, "done")
-                continue
-            self.queue.release(digest, self.run(digest, trial, epochs(trial)))
-            most -= 1
-        return self
-
-    def run(self, digest: str, trial: Trial, values: list[float]) -> str:
-        with attempts.claim(trial, self.place.state, Execution(), lease_s=0.1) as attempt:
-            rows: list[dict[str, float]] = []
-            for epoch, value in enumerate(values):
-                memory = 100.0 + trial.seed - epoch  # largest in the first epoch
-                rows.append({"val/acc1_pct": value, "test/acc1_pct": value, PEAK_MEMORY: memory, "time/total_s": 1.0})
-                checkpoint.save(attempt.folder / "checkpoint.pt", {"rows": rows})
-                attempt.append(epoch, rows[-1])
-                if epoch + 1 < len(values) and self.queue.should_prune(digest, epoch, rows[-1]):
-                    assert attempts.stop(self.place.state, digest, "cut")
-                    return "stopped"
-            times = {"time/train_s": 10.0 + trial.seed, "time/total_s": 1.0}
-            attempt.finish({"best/val/acc1_pct": max(values), **times}, len(values))
-        return "done"
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = search.as_json(self.studies)["cells"][0]["suggestions"]
-        return found
-
-    @property
-    def params(self) -> list[dict[str, float]]:
-        return [row["params"] for row in self.rows]
-
-
-@pytest.fixture
-def launch(place: Any) -> Callable[..., Launch]:
-    """Opens a launch; `at` names the state root, so that one test can compare several."""
-
-    def make(text: str, total: int = 8, *, at: str = "one", **options: Any) -> Launch:
-        folder = place.folder / at
-        (folder / ".sweeps").mkdir(parents=True, exist_ok=True)
-        return Launch(type(place)(folder), text, total, **options)
-
-    return make
-
-
-def changed(text: str, *lines: str) -> str:
-    assert text.count("startup_trials = 3") == 1
-    return text.replace("startup_trials = 3", "\n".join(("startup_trials = 3", *lines)))
 
 
 def several(text: str, *objectives: tuple[str, str], equal_cost: bool = False) -> str:
@@ -234,11 +143,6 @@ def test_a_point_that_is_done_is_not_trained_again(launch: Any, search_text: str
     for row in found.rows:
         by_digest.setdefault(row["trials"]["0"], set()).add(row["value"])
     assert all(len(values) == 1 for values in by_digest.values())
-
-
-def curve(trial: Trial) -> list[float]:
-    """Nine epochs that rise to the trial's quality."""
-    return [quality(trial) * (epoch + 1) / 9 for epoch in range(9)]
 
 
 @pytest.mark.parametrize("pruner", ["asha", "median"])

@@ -73,6 +73,8 @@ def test_empty_variables_count_as_unset(tmp_path: Path, monkeypatch: pytest.Monk
         ("https://user:s3cret@tracking:5000/x", "https://user:***@tracking:5000/x"),
         ("postgresql+psycopg2://me:p%40ss@db/studies", "postgresql+psycopg2://me:***@db/studies"),
         ("postgresql://:s3cret@db/studies", "postgresql://:***@db/studies"),
+        ("mysql+my_driver://user:s3cret@db/studies", "mysql+my_driver://user:***@db/studies"),
+        ("postgresql://user:s3@cret@db/studies", "postgresql://user:***@db/studies"),
     ],
 )
 def test_passwords_are_not_shown(url: str, expected: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from sweeps import tracking
 from sweeps.errors import SetupError
@@ -238,61 +240,6 @@ def test_a_damaged_record_counts_as_lost(mirrored: Mirrored) -> None:
     assert len(mirrored.runs()) == 1
 
 
-def test_a_kill_right_after_the_run_was_created_leaves_one_whole_run(
-    mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        pass
-
-    original = MlflowClient.create_run
-
-    def create_and_die(self: MlflowClient, *args: Any, **options: Any) -> Run:
-        run = original(self, *args, **options)
-        if options["tags"]["sweeps.role"] == "trial":
-            raise Killed
-        return run
-
-    mirrored.place.train(mirrored.first)
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "create_run", create_and_die)
-        with pytest.raises(Killed):
-            mirrored.sync()
-    assert not mirrored.record(mirrored.first).exists()
-    mirrored.sync()
-    (run,) = mirrored.runs()
-    assert run.data.params == params(mirrored.first)
-    assert run.info.status == "FINISHED"
-    assert mirrored.curve(run, "val/acc1_pct") == [(0, 50.0), (1, 60.0)]
-
-
-@pytest.mark.parametrize("kill_at", [1, 2, 3])
-def test_a_kill_before_any_batch_leaves_one_whole_run(
-    kill_at: int, mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        pass
-
-    original, calls = MlflowClient.log_batch, 0
-
-    def die(self: MlflowClient, *args: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == kill_at:
-            raise Killed
-        return original(self, *args, **options)
-
-    mirrored.place.train(mirrored.first)
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "log_batch", die)
-        with pytest.raises(Killed):
-            mirrored.sync()
-    mirrored.sync()
-    (run,) = mirrored.runs()
-    assert run.data.params == params(mirrored.first)
-    assert (run.info.status, run.data.metrics["best/val/acc1_pct"]) == ("FINISHED", 60.0)
-    assert mirrored.curve(run, "val/acc1_pct") == [(0, 50.0), (1, 60.0)]
-
-
 @pytest.mark.parametrize("seen_between", [False, True])
 def test_a_trial_started_over_gets_a_new_run_and_the_old_one_says_so(seen_between: bool, mirrored: Mirrored) -> None:
     mirrored.place.train(mirrored.first, (10.0, 20.0), end="failed")
@@ -452,6 +399,43 @@ def test_a_server_that_does_not_answer_is_told_without_its_password(
     assert "127.0.0.1:9" in str(caught.value)
     assert "MLFLOW_TRACKING_URI" in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("postgresql+psycopg://user:s3cret@127.0.0.1:9/mlflow", "refused"),
+        ("mysql+pymysql://user:s3cret@127.0.0.1:9/mlflow", "install its driver"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_told_at_once(uri: str, told: str, mirrored: Mirrored) -> None:
+    """MLflow alone tries a database that is away ten times, for a minute and a half."""
+    started = time.monotonic()
+    with pytest.raises(SetupError) as caught:
+        tracking.client(replace(mirrored.place.settings, tracking_uri=uri))
+    assert time.monotonic() - started < 60
+    assert told in str(caught.value)
+    assert "user:***@127.0.0.1:9/mlflow" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_store_that_goes_away_during_a_sync_is_one_message(
+    mirrored: Mirrored, run_sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*args: Any, **options: Any) -> None:
+        raise MlflowException("connection refused")
+
+    mirrored.place.train_all(mirrored.plan)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", gone)
+        code, _, errors = run_sweep("sync", "grid.toml", "--profile", "paper")
+    assert code == 2
+    assert "connection refused" in errors
+    assert "`sweep sync` goes on" in errors
+    code, out, _ = run_sweep("sync", "grid.toml", "--profile", "paper")
+    assert (code, "3 trials in step" in out) == (0, True)
+    assert {run.info.status for run in mirrored.runs()} == {"FINISHED"}
+    assert len(mirrored.runs()) == 3
 
 
 def test_no_secret_reaches_tags_or_params(mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch) -> None:

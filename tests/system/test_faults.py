@@ -132,22 +132,36 @@ def test_a_killed_search_goes_on_as_if_unbroken(home, tmp_path):
     assert flipped[4]["params"] != unbroken[4]["params"]
 
 
+CLUMSY = """
+from pathlib import Path
+
+from trainers.methods import cudfkd
+from trainers.methods.cudfkd import *
+
+
+class Method(cudfkd.Method):
+    def write_artifacts(self, folder, epoch):
+        Path("/proc/no/such/folder").write_text("")
+"""
+"""A user's own method whose write the system refuses."""
+
+
 def test_a_trial_that_cannot_write_fails_alone(home):
     """A write that the system refuses (ENOSPC itself is tested in `tests/trainers/test_train.py`) fails one trial with its cause."""
-    experiment = home.mini([0.1], epochs=2, updates=4)
-    assert home.sweep("run", experiment, "--profile", "paper").returncode == 0
-    victim = home.mini([0.1, 0.7], epochs=2, updates=4)
-    plan = home.plan(victim, "--profile", "paper", "--only", "alpha=0.7", "--only", "k_end=1/2")
-    digest = next(digest for digest, state in plan["plans"][0]["states"].items() if state == "new")
-    folder = home.state / digest[:2] / digest
-    (folder / "attempts").mkdir(parents=True)
-    (folder / "artifacts").write_text("")  # a file where the trial makes a folder: so the system refuses its write
-    done = home.sweep("run", victim, "--profile", "paper")
-    assert done.returncode == 1
-    why = home.sweep("why", victim, "--profile", "paper")
+    (home.folder / "clumsy").mkdir()
+    (home.folder / "clumsy" / "method.py").write_text(CLUMSY)
+    experiment = home.mini([0.1, 0.2], epochs=2, updates=4)
+    text = (home.folder / experiment).read_text()
+    head, _, _ = text.partition('[[axes]]\nname = "k_end"')
+    ill = '[[when]]\nmatch = { alpha = "0.2" }\nset = { method = { module = "clumsy.method" } }\n'
+    (home.folder / experiment).write_text(head.replace('columns = "k_end"', 'columns = "alpha"') + ill)
+    done = home.sweep("run", experiment, "--profile", "paper")
+    assert done.returncode == 1, done.stdout + done.stderr
+    why = home.sweep("why", experiment, "--profile", "paper")
     assert why.returncode == 1
     assert "1 failed" in why.stdout
-    assert len(home.results()) == 4  # the other new cell finished
+    assert "/proc/no/such/folder" in why.stdout
+    assert len(home.results()) == 2  # the teacher and the other cell
 
 
 def test_trials_of_ray_workers_replay_to_the_bit_and_the_launch_compares_its_price(home):

@@ -1,0 +1,25 @@
+"""Trains nothing: the loss is zero, and with it every gradient."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from trainers.config import MethodConfig
+from trainers.methods import Batch, DistillMethod, Terms
+
+KIND = "distill"
+VERSION = 1
+NEEDS_TEACHER = False
+
+
+class Config(MethodConfig):
+    """One value that tells trials apart."""
+
+    number: int = Field(0, ge=0, description="without effect")
+
+
+class Method(DistillMethod):
+    """A zero that has a gradient."""
+
+    def terms(self, batch: Batch) -> Terms:
+        return {"zero": 0.0 * batch.student_logits.sum()}
