@@ -2,10 +2,12 @@
 labels alone.
 
     python benchmarks/teaches.py [--experiment pckd/table1] [--profile demo] [--only "pair=WRN-40-2 / WRN-16-2"] [--state .sweeps/teaches]
+    python benchmarks/teaches.py --untrained-adapters --methods FitNet CC VID FT
 
 For each method two trainings with the same seed, images, batches and start: one as the method is, and one whose student gets
 the gradient of plain cross-entropy while the method's adapters still learn from its terms (an adapter that stayed at its
-random start would make every comparison easy). A term's ratio is its mean over the last epoch, trained over logged. Terms of
+random start would make every comparison easy; `--untrained-adapters` leaves them there, so that nothing of the term is
+trained). A term's ratio is its mean over the last epoch, trained over logged. Terms of
 a first stage are compared at that stage's last epoch, where the logged student is untrained. Prints a Markdown table.
 """
 
@@ -62,17 +64,18 @@ def setup(trial: Trial, state: Path, data_root: Path) -> Setup:
 
 
 def logged_beside(
-    loop: DistillLoop, terms_of: Callable[[Batch], Terms], sums: dict[str, list[float]], *, labels: bool
+    loop: DistillLoop, terms_of: Callable[[Batch], Terms], sums: dict[str, list[float]], *, labels: bool, adapt: bool
 ) -> Callable[[Batch], Terms]:
     """The method's terms as a surrogate whose gradient reaches adapters alone, beside plain cross-entropy for the student.
 
     Args:
         sums: gets every term's value of every batch.
         labels: whether the student learns from labels; not in a first stage, which has none.
+        adapt: whether the adapters learn from the terms.
     """
     student = {id(parameter) for parameter in loop.student.parameters()}
-    adapters = [p for p in loop.trained.parameters() if p.requires_grad and id(p) not in student]
-    if loop.stage is not None:
+    adapters = [p for p in loop.trained.parameters() if p.requires_grad and id(p) not in student] if adapt else []
+    if loop.stage is not None and adapt:
         known = {id(p) for p in adapters} | student
         adapters += [p for p in loop.stage.parameters if id(p) not in known]
 
@@ -93,14 +96,16 @@ def logged_beside(
     return terms
 
 
-def trained(made: Setup, *, beside_ce: bool) -> Training:
-    """Trains once, as the method is or beside cross-entropy."""
+def trained(made: Setup, *, beside_ce: bool, adapt: bool = True) -> Training:
+    """Trains once, as the method is or beside cross-entropy, there with adapters that learn or not."""
     loop = DistillLoop(made)
     sums: dict[str, list[float]] = {}
     if beside_ce:
-        loop.method.terms = logged_beside(loop, loop.method.terms, sums, labels=True)  # type: ignore[method-assign]
+        loop.method.terms = logged_beside(loop, loop.method.terms, sums, labels=True, adapt=adapt)  # type: ignore[method-assign]
         if loop.stage is not None:
-            loop.stage = replace(loop.stage, terms=logged_beside(loop, loop.stage.terms, sums, labels=False))
+            loop.stage = replace(
+                loop.stage, terms=logged_beside(loop, loop.stage.terms, sums, labels=False, adapt=adapt)
+            )
     found: dict[str, float] = {}
     curve = []
     for epoch in range(loop.total_epochs):
@@ -158,6 +163,9 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=Path(".sweeps/teaches"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--methods", nargs="*", default=[], help="labels; all without any")
+    parser.add_argument(
+        "--untrained-adapters", action="store_true", help="beside labels, adapters stay at their random start too"
+    )
     arguments = parser.parse_args()
     prepare_process(torch.device("cpu"), Execution())
     wanted = {
@@ -173,7 +181,9 @@ def main() -> None:
             if read_status(arguments.state, upstream.digest()).state is not State.DONE:
                 list(run_trial(upstream, arguments.state, arguments.data))
         ours = trained(setup(trial, arguments.state, arguments.data), beside_ce=False)
-        logged = trained(setup(trial, arguments.state, arguments.data), beside_ce=True)
+        logged = trained(
+            setup(trial, arguments.state, arguments.data), beside_ce=True, adapt=not arguments.untrained_adapters
+        )
         plain = ours.curve[-1] if plain is None else plain
         steps = range(len(ours.curve) // 5 - 1, len(ours.curve), max(1, len(ours.curve) // 5))
         shown = " ".join(f"{ours.curve[step]:.1f}" for step in steps)
