@@ -266,7 +266,7 @@ def note_machine_fault(attempt: Path, cause: str, kind: str) -> None:
 
     Args:
         attempt: its folder.
-        kind: "device_memory", "memory" or "worker".
+        kind: "device_memory", "memory", "disk" or "worker".
     """
     content = {"cause": cause, "kind": kind, "timestamp_ms": int(time.time() * 1000)}
     with contextlib.suppress(OSError):  # a full disk: the first fault stays the one that is seen

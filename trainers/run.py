@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 import traceback
@@ -19,6 +20,7 @@ from trainers.train import Epoch, Row, Step, result_of, rows_in, train_steps
 logger = logging.getLogger(__name__)
 
 MACHINE_FAULTS = (MemoryError,)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOG: ContextVar[Path | None] = ContextVar("log", default=None)
 """Attempt whose turn it is, where several take turns in one process."""
 
@@ -40,7 +42,7 @@ def run_trial(
         Busy: somebody else has it.
         Fenced: somebody has taken the trial over meanwhile.
         Exception: any other is the fault of the trial, raised after the trial was sealed as failed; or of the machine, where
-            memory ran out, raised after that was noted beside the journal, and the trial stays free to be continued.
+            memory or disk ran out, raised after that was noted beside the journal, and the trial stays free to be continued.
     """
     events = run_steps(trial, state_root, data_root, device=device, execution=execution, lease_s=lease_s)
     with closing(events):
@@ -73,6 +75,9 @@ def run_steps(
         except Exception as error:  # also a fault in a user's method: without a seal it would be claimed again for ever
             if _out_of_device_memory(error):
                 attempt.note_machine_fault(str(error).splitlines()[0], "device_memory")
+                raise
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                attempt.note_machine_fault(str(error), "disk")
                 raise
             logger.error("trial %s failed: %s", trial.digest()[:12], error)
             attempt.fail(str(error), type(error).__name__, traceback.format_exc(limit=20))

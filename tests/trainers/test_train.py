@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trainers import attempts, checkpoint, data, metrics, models
-from trainers.attempts import State, read_status
+from trainers.attempts import State, machine_fault, read_status
 from trainers.config import Trial, Upstream
 from trainers.errors import ConfigError, TrialError
 from trainers.run import run_trial
@@ -376,20 +376,30 @@ def test_changed_missing_and_dangerous_imports_are_refused(tiny: Any, root: Path
         load_weights(network, Upstream(trial=tiny.ce(epochs=9), network="resnet8"), root, root)
 
 
-def test_full_disk_fails_the_trial_with_its_cause(tiny: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_no_fault_of_the_trial_which_goes_on(
+    code: int, tiny: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trial, real = tiny.kd(), checkpoint.replace_bytes
 
     def full(path: Path, content: bytes) -> None:
         if path.name == "checkpoint.pt":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            raise OSError(code, os.strerror(code), str(path))
         real(path, content)
 
+    epochs = run_trial(trial, root, root)
+    next(epochs)
     monkeypatch.setattr(checkpoint, "replace_bytes", full)
-    with pytest.raises(OSError, match="No space left on device"):
-        run(trial, root)
-    assert "No space left on device" in cause(trial, root)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        next(epochs)
+    status = read_status(root, trial.digest())
+    assert status.state is State.PARTIAL
+    fault = machine_fault(status)
+    assert fault is not None
+    assert fault["kind"] == "disk"
+    assert os.strerror(code) in fault["cause"]
     monkeypatch.setattr(checkpoint, "replace_bytes", real)
-    assert len(run(trial, root)) == 3
+    assert [epoch.number for epoch in run(trial, root)] == [1, 2]
 
 
 def test_disk_too_full_for_the_seal_leaves_a_trial_that_goes_on(
