@@ -392,7 +392,7 @@ class Experiment:
                 settings.setdefault("teacher_protocol.name", self.file.teacher_protocol)
             for axis, value in zip(self.file.axes, combination, strict=True):
                 swept = (
-                    {} if axis.path is None or value.value is None else {axis.path: value.value}
+                    {} if axis.path is None or value.value is None else flatten({axis.path: value.value})
                 )  # None: a fault, told elsewhere
                 settings |= swept if axis.path else flatten(value.settings)
             settings = apply_rules(self.file.when, labels, settings)

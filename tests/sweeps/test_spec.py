@@ -90,6 +90,12 @@ def test_settings_of_a_cell_are_base_then_axes(place: Any) -> None:
     }
 
 
+def test_a_swept_module_is_read_as_one_in_base(place: Any) -> None:
+    own = '[[axes]]\nname = "own"\npath = "method"\nvalues = [{ label = "a", value = { module = "my_pkg.a" } }, { label = "kd", value = "kd" }]\n'
+    text = place_text(place).replace('columns = "temperature"', 'columns = "temperature"\npanels = "own"') + own
+    assert [cell.settings["method"] for cell in spec.load(place.write(text)).cells[:2]] == ["my_pkg.a", "kd"]
+
+
 def test_an_experiment_without_axes_has_one_cell(place: Any) -> None:
     head, axes = place_text(place).split("[[axes]]", 1)
     text = head.replace('rows = "pair"\ncolumns = "temperature"', 'rows = "x"') + "[search]\ntrials = 1\n"
