@@ -1,4 +1,4 @@
-"""PostgreSQL and MLflow as real servers, each with a port, a password and files of its own, that a test can kill and freeze."""
+"""PostgreSQL, MLflow and nodes of a Ray cluster as real servers, each with ports and files of its own, that a test can kill and freeze."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 HOST = "127.0.0.1"
 PORTS = range(20_000, 32_000)
@@ -304,6 +304,64 @@ class MlflowServer(Server):
                 "MLFLOW_FLASK_SERVER_SECRET_KEY": self._secret,
             }
             command += ["--app-name", "basic-auth"]
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=environment
+        )
+
+
+class RayNode(Server):
+    """One node of a Ray cluster, started by `ray start` as a machine would; its address is one of this machine's own.
+
+    Args:
+        folder: of its log.
+        cpus: what it offers to trials.
+        head: the node to join; None for the head itself.
+        ip: 127.0.0.x, one for each node.
+        temp: Ray's folder, short since sockets lie below it; the head's counts for all.
+    """
+
+    def __init__(
+        self, folder: Path, cpus: int, *, head: RayNode | None = None, ip: str = HOST, temp: Path | None = None
+    ):
+        self.name = f"ray-{ip}"
+        super().__init__(folder)
+        self.cpus, self.head, self.ip, self.temp = cpus, head, ip, temp
+
+    @property
+    def address(self) -> str:
+        """Of the head."""
+        return f"{self.ip}:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a driver needs in its environment to join."""
+        return {"RAY_ADDRESS": self.address, **self._no_token}
+
+    _no_token: ClassVar = {"RAY_AUTH_MODE": "disabled"}
+    """Else a token that Ray once left in the home folder would decide whether the head asks for one."""
+
+    def pids(self) -> list[int]:
+        """All processes of the node, trials' workers among them."""
+        return descendants(self._process.pid) if self._process is not None and self.running else []
+
+    def ready(self) -> bool:
+        return "Ray runtime started" in self.log.read_text(errors="replace")
+
+    def _launch(self, log: int) -> subprocess.Popen[bytes]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("SWEEPS_", "MLFLOW_", "RAY_"))}
+        environment |= self._no_token
+        options: dict[str, object] = {
+            "--node-ip-address": self.ip,
+            "--num-cpus": self.cpus,
+            "--dashboard-agent-listen-port": free_port(),
+        }
+        if self.head is None:
+            options |= {"--port": self.port, "--include-dashboard": "false", "--temp-dir": self.temp}
+        else:
+            options["--address"] = self.head.address
+        words = [f"{name}={value}" for name, value in options.items()]
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats", *words]
+        command += ["--head"] if self.head is None else []
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=environment
         )

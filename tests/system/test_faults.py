@@ -1,11 +1,17 @@
-"""Killed drivers, grown grids and continued searches, on real trials over a real Ray."""
+"""Killed drivers, full disks, jumping clocks, grown grids and continued searches, on real trials over a real Ray."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.system.exactly_once import Work, tracking_faults, trial_faults, trials_in
+from trainers import attempts
+from trainers.attempts import State
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
 
@@ -162,6 +168,76 @@ def test_a_trial_that_cannot_write_fails_alone(home):
     assert "1 failed" in why.stdout
     assert "/proc/no/such/folder" in why.stdout
     assert len(home.results()) == 2  # the teacher and the other cell
+
+
+@pytest.fixture
+def small_disk(home):
+    """The state root on a file system of 48 MiB. Mounting one takes root's rights."""
+    home.state.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", home.state], check=True)
+    yield home.state
+    subprocess.run(["umount", "--lazy", home.state], check=True)
+
+
+def begun_student(home, teachers=1):
+    """Whether a student has an epoch behind it: the teacher is done then."""
+    return len(home.results()) >= teachers and any(
+        len(attempts.rows(attempts.read_status(home.state, digest))) in range(1, 4)
+        for digest in trials_in(home)
+        if attempts.read_status(home.state, digest).state is State.PARTIAL
+    )
+
+
+def test_a_disk_that_fills_in_mid_sweep_costs_no_trial_and_no_epoch(home, small_disk):
+    command = ("run", home.mini([0.1, 0.2], epochs=4, updates=48), "--profile", "paper")
+    driver = home.start(*command)
+    home.wait_for(lambda: begun_student(home), driver)
+    with open(small_disk / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(2**12))
+    out, err = driver.communicate(timeout=600)
+    assert driver.returncode == 1, out + err
+    assert "No space left on device" in out
+    states = [attempts.read_status(home.state, digest).state for digest in trials_in(home)]
+    assert State.FAILED not in states, "a full disk is no fault of the trial"
+    assert State.PARTIAL in states
+    (small_disk / "ballast").unlink()
+    done = home.sweep(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    work = Work()
+    assert [fault for digest in trials_in(home) for fault in trial_faults(home.state, digest, 4, work)] == []
+    assert (work.trials, work.epochs_again) == (5, 0)
+    assert tracking_faults(home, 4, work) == []
+
+
+def test_a_clock_that_jumps_takes_no_trial_from_its_owner_and_loses_no_value(home, tmp_path):
+    """Driver and workers see the time of day go on by hours, then back by days, while the trials train."""
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    home.environment |= {
+        "LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    driver = home.start("run", home.mini([0.1, 0.2], epochs=4, updates=48), "--profile", "paper")
+    home.wait_for(lambda: any(home.state.glob("??/*/attempts/1/journal.jsonl")), driver)
+    clock.write_text("+5h")
+    home.wait_for(lambda: begun_student(home), driver)
+    clock.write_text("-3d")
+    out, err = driver.communicate(timeout=900)
+    assert driver.returncode == 0, out + err
+    stamps = [
+        row["timestamp_ms"]
+        for digest in trials_in(home)
+        for row in attempts.rows(attempts.read_status(home.state, digest))
+    ]
+    assert max(stamps) - min(stamps) > 3 * 24 * 3600 * 1000, "the clock did not jump"
+    assert set(home.claims().values()) == {1}
+    work = Work()
+    assert [fault for digest in trials_in(home) for fault in trial_faults(home.state, digest, 4, work)] == []
+    assert work.trials == 5
+    assert tracking_faults(home, 4, work) == []
 
 
 def test_trials_of_ray_workers_replay_to_the_bit_and_the_launch_compares_its_price(home):

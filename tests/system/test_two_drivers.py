@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.system.conftest import MINI
 from tests.system.exactly_once import Work, print_of, tracking_faults, trial_faults, trials_in
-from tests.system.servers import descendants, free_port
+from tests.system.servers import RayNode
 from trainers import attempts
 from trainers.attempts import State
 
@@ -68,52 +62,15 @@ def test_two_drivers_on_one_machine_train_each_trial_once(home):
         assert home.plan(name, "--profile", "paper")["counts"] == {"done": 5}
 
 
-@contextlib.contextmanager
-def ray_cluster(folder: Path) -> Iterator[str]:
-    """A Ray head with one CPU, ports and a folder of its own; gives its address."""
-    folder.mkdir()
-    port = free_port()
-    options = {
-        "--port": port,
-        "--node-ip-address": "127.0.0.1",
-        "--num-cpus": 1,
-        "--include-dashboard": "false",
-        "--dashboard-agent-listen-port": free_port(),
-        "--temp-dir": folder,
-    }
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
-    command += [f"{name}={value}" for name, value in options.items()]
-    log = folder / "start.log"
-    with open(log, "wb") as file:
-        head = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=folder)
-    try:
-        end = time.monotonic() + 300
-        while "Ray runtime started" not in log.read_text(errors="replace"):
-            assert head.poll() is None and time.monotonic() < end, log.read_text(errors="replace")
-            time.sleep(0.2)
-        yield f"127.0.0.1:{port}"
-    finally:
-        for pid in descendants(head.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        head.wait()
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """Ray puts sockets below its folder, whose names may have 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="two-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
 def test_two_clusters_that_share_a_state_root_train_the_teacher_once(home, short_folder):
     """No cell is in both experiments, only the teacher is."""
     first = experiment(home, "first.toml", [0.1])
     second = experiment(home, "second.toml", [0.4])
-    with ray_cluster(short_folder / "a") as here, ray_cluster(short_folder / "b") as there:
+    here, there = (RayNode(home.folder / name, 1, temp=short_folder / name) for name in ("a", "b"))
+    with here, there:
         drivers = []
-        for name, address in ((first, here), (second, there)):
-            home.environment["RAY_ADDRESS"] = address
+        for name, head in ((first, here), (second, there)):
+            home.environment |= head.environment
             drivers.append(home.start("run", name, "--profile", "paper"))
         for driver in drivers:
             finish(driver)
