@@ -95,12 +95,25 @@ def parser() -> argparse.ArgumentParser:
             help="only cells with this label; repeat to widen or narrow",
         )
 
+    def add_grouping(verb: argparse.ArgumentParser) -> None:
+        size = verb.add_mutually_exclusive_group()
+        size.add_argument(
+            "--group",
+            type=_positive,
+            metavar="N",
+            help="at most N trials share a teacher's passes in one worker (default: as many as pay and fit into memory)",
+        )
+        size.add_argument(
+            "--no-group", dest="group", action="store_const", const=1, help="each trial has a worker to itself"
+        )
+
     add("list", verb_list, "List experiments with their cells.", "sweep list", "*")
     add("check", verb_check, "Check experiment files; every fault at once.", "sweep check all --profile demo", "*")
     plan = add(
         "plan", verb_plan, "Show what a run would do and what it would cost.", "sweep plan cudfkd/fig9 --profile demo"
     )
     add_selection(plan)
+    add_grouping(plan)
     plan.add_argument(
         "--probe", action="store_true", help="time a few updates of trials that none of like cost is on record of"
     )
@@ -112,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
         profile=None,
     )
     add_selection(run)
+    add_grouping(run)
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     run.add_argument(
         "--trials", type=_positive, help="searches: total number of suggestions wanted, those of earlier runs included"
@@ -270,7 +284,8 @@ def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
                 for plan in plans
             ],
             "counts": {state.value: count for state, count in planning.counts(plans).items()},
-            "price": _price(plans, settings, probe=arguments.probe).as_json(),
+            "groups": (together := _groups(plans, settings, arguments)),
+            "price": _price(plans, settings, probe=arguments.probe, groups=together).as_json(),
             "faults": preflight.faults(plans, settings),
         }
         _say(json.dumps(content, indent=1))
@@ -279,8 +294,26 @@ def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _groups(plans: Sequence[Plan], settings: Settings, arguments: argparse.Namespace) -> list[list[str]]:
+    """Digests of trials that would share a teacher's passes; none where only a cluster knows how many places there are."""
+    from sweeps import groups
+
+    places = getattr(arguments, "concurrency", None) or (
+        groups.places_here(plans) if settings.ray_address is None else 0
+    )
+    if not places or not any(plan.trials for plan in plans):
+        return []
+    grouping = groups.Grouping(places, groups.Room.here(), settings.data, asked=getattr(arguments, "group", None))
+    return groups.planned(plans, grouping)
+
+
 def _price(
-    plans: Sequence[Plan], settings: Settings, *, probe: bool = False, to_come: Mapping[str, int] | None = None
+    plans: Sequence[Plan],
+    settings: Settings,
+    *,
+    probe: bool = False,
+    to_come: Mapping[str, int] | None = None,
+    groups: Sequence[Sequence[str]] = (),
 ) -> Price:
     """Price of what is left; with `probe` a few updates are timed here first."""
     from sweeps import prices
@@ -290,13 +323,21 @@ def _price(
         probed, problems = prices.probe(plans, settings.state, settings.data)
         for problem in problems:
             logger.warning("not probed: %s", problem)
-    local = settings.ray_address is None
-    return prices.price(plans, settings.state, settings.data, probed=probed, to_come=to_come, local=local)
+    members = {digest: len(group) for group in groups for digest in group}
+    return prices.price(
+        plans,
+        settings.state,
+        settings.data,
+        probed=probed,
+        to_come=to_come,
+        members=members,
+        local=settings.ray_address is None,
+    )
 
 
 def _print_plans(plans: Sequence[Plan], settings: Settings, arguments: argparse.Namespace) -> None:
+    from sweeps import groups, preflight
     from sweeps import plan as planning
-    from sweeps import preflight
     from trainers.attempts import State
 
     for plan in plans:
@@ -322,10 +363,12 @@ def _print_plans(plans: Sequence[Plan], settings: Settings, arguments: argparse.
         each = sum(len(plan.trials) for plan in plans)
         distinct = len({digest for plan in plans for digest in plan.trials})
         _say(f"together: {planning.summary(plans)} ({each - distinct} shared between experiments)")
+    together = _groups(plans, settings, arguments)
+    if together:
+        _say(f"groups: {groups.summary(together)}")
     if any(plan.trials or plan.probes for plan in plans):
-        _say(
-            f"price: {_price(plans, settings, probe=getattr(arguments, 'probe', False), to_come=_to_come(plans, arguments))}"
-        )
+        probe, to_come = getattr(arguments, "probe", False), _to_come(plans, arguments)
+        _say(f"price: {_price(plans, settings, probe=probe, to_come=to_come, groups=together)}")
     for fault in preflight.faults(plans, settings, retry_failed=getattr(arguments, "retry_failed", False)):
         _say(f"not ready here: {fault}")
 
@@ -382,7 +425,8 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
     to_come: dict[str, int] = {}
     for study in studies:
         to_come[study.plan.title] = max(to_come.get(study.plan.title, 0), study.total - len(study.asked()))
-    bill = prices.Bill(_price(plans, settings, to_come=to_come), queue, settings.state)
+    together = _groups(plans, settings, arguments)
+    bill = prices.Bill(_price(plans, settings, to_come=to_come, groups=together), queue, settings.state)
     needed = bool(queue.waiting) or not queue.finished()
 
     def tracked() -> list[Tracked]:
@@ -421,6 +465,7 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
 
 def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker: Any) -> None:
     from sweeps import launch
+    from sweeps.groups import Grouping
     from sweeps.live import Watch
 
     cluster = launch.start(settings)
@@ -429,7 +474,7 @@ def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker:
         at_once = arguments.concurrency or launch.concurrency(queue, cluster)
         tracker.start()
         with Watch(queue, settings.state, settings.data, at_once):
-            launch.fit(queue, settings, at_once)
+            launch.fit(queue, settings, Grouping(at_once, launch.room(), settings.data, asked=arguments.group))
     finally:
         launch.stop()
 

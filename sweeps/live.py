@@ -141,8 +141,10 @@ class Watch:
 
     def _look(self, digest: str, entry: Seen, running: bool) -> None:
         track, now = entry.track, time.monotonic()
-        if running and track.began_s is None:
-            track.began_s = now
+        if running:
+            group = self.queue.groups[digest]
+            track.place, track.sharing = group, len(group)
+            track.began_s = now if track.began_s is None else track.began_s
         try:
             status = attempts.read_status(self.state_root, digest)
             rows = attempts.rows(status)

@@ -147,6 +147,16 @@ class Resources(Strict):
     cpu: float = Field(1, gt=0, strict=False)
     gpu: float = Field(0, ge=0, strict=False)
 
+    @property
+    def device(self) -> str:
+        """Where such a trial runs, as torch names it."""
+        return "cuda" if self.gpu else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """Of torch on a CPU."""
+        return max(1, int(self.cpu))
+
 
 class Range(Strict):
     """Bounds of one searched hyper-parameter."""

@@ -207,6 +207,24 @@ def test_list_as_json(place: Any, run_sweep: Run) -> None:
     assert rows[9]["kind"] == "search"
 
 
+def test_a_plan_says_which_trials_share_a_teachers_passes(
+    place: Any, run_sweep: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    file = place.write(swap={'"4", value = 4.0 }': '"4", value = 4.0 }, { label = "8", value = 8.0 }'})
+    argv = ("plan", file, "--profile", "paper")
+    out = run_sweep(*argv)[1]
+    assert "groups: 6 trials share teacher passes in 2 groups of 3\n" in out
+    assert "groups: 4 trials share teacher passes in 2 groups of 2\n" in run_sweep(*argv, "--group", "2")[1]
+    alone = run_sweep(*argv, "--no-group")
+    assert (alone[0], "groups:" in alone[1]) == (0, False)
+    together, apart = (json.loads(run_sweep(*argv, *more, "--json")[1]) for more in ((), ("--no-group",)))
+    assert [len(group) for group in together["groups"]] == [3, 3]
+    assert apart["groups"] == []
+    assert together["price"]["trial_hours"] < apart["price"]["trial_hours"]
+    assert run_sweep(*argv, "--group", "2", "--no-group")[0] == 2
+
+
 def test_plan_as_json(swept: Any, run_sweep: Run) -> None:
     content = answer(run_sweep, "plan", "cudfkd/fig9", "--profile", "demo")
     (plan,) = content["plans"]
