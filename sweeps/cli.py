@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from sweeps import settings as settings_module
 from sweeps import spec
 from sweeps.errors import SetupError, SpecError, SweepError
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 Verb = Callable[[argparse.Namespace, Settings], int]
 
+AUTO = "auto"
 FAILURES_SHOWN = 20
 """Of a launch, at its end; `sweep why` knows them all."""
 WITH_JSON = ("list", "check", "plan", "status", "why")
@@ -95,7 +98,14 @@ def parser() -> argparse.ArgumentParser:
             help="only cells with this label; repeat to widen or narrow",
         )
 
-    def add_grouping(verb: argparse.ArgumentParser) -> None:
+    def add_placing(verb: argparse.ArgumentParser) -> None:
+        verb.add_argument("--cpu", type=float, metavar="C", help="CPUs of a trial (default: the profile's or file's)")
+        verb.add_argument(
+            "--gpu",
+            type=_gpu,
+            metavar="G|auto",
+            help="GPUs of a trial: 1, a share such as 0.25, 0 for none, or auto: as much of one as its memory takes",
+        )
         size = verb.add_mutually_exclusive_group()
         size.add_argument(
             "--group",
@@ -113,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
         "plan", verb_plan, "Show what a run would do and what it would cost.", "sweep plan cudfkd/fig9 --profile demo"
     )
     add_selection(plan)
-    add_grouping(plan)
+    add_placing(plan)
     plan.add_argument(
         "--probe", action="store_true", help="time a few updates of trials that none of like cost is on record of"
     )
@@ -125,7 +135,7 @@ def parser() -> argparse.ArgumentParser:
         profile=None,
     )
     add_selection(run)
-    add_grouping(run)
+    add_placing(run)
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     run.add_argument(
         "--trials", type=_positive, help="searches: total number of suggestions wanted, those of earlier runs included"
@@ -172,6 +182,29 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _gpu(text: str) -> float | str:
+    try:
+        return text if text == AUTO else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of GPUs nor {AUTO!r}") from None
+
+
+def _asked(arguments: argparse.Namespace) -> dict[str, float]:
+    """Resources of a trial that the command line gives; with `--gpu auto` a whole GPU, until its memory is known.
+
+    Raises:
+        SpecError: there is no such amount.
+    """
+    given = {"cpu": getattr(arguments, "cpu", None), "gpu": getattr(arguments, "gpu", None)}
+    asked = {name: 1.0 if value == AUTO else value for name, value in given.items() if value is not None}
+    try:
+        spec.Resources.model_validate(asked)
+    except ValidationError as error:
+        faults = [f"--{fault['loc'][0]} {fault['input']:g}: {fault['msg']}" for fault in error.errors()]
+        raise SpecError(*faults) from None
+    return asked
+
+
 def _only(pairs: Sequence[str]) -> dict[str, list[str]]:
     only: dict[str, list[str]] = {}
     for pair in pairs:
@@ -196,16 +229,16 @@ def _plans(arguments: argparse.Namespace, settings: Settings, names: Sequence[st
     from sweeps import plan as planning
 
     profile = spec.load_profile(arguments.profile)
-    only = _only(getattr(arguments, "only", []))
+    only, asked = _only(getattr(arguments, "only", [])), _asked(arguments)
     plans: list[Plan] = []
     faults: list[str] = []
     for name in names or _found(arguments):
         try:
-            plans.append(
-                planning.make(
-                    name, profile, settings.state, settings.data, seeds=getattr(arguments, "seeds", None), only=only
-                )
+            plan = planning.make(
+                name, profile, settings.state, settings.data, seeds=getattr(arguments, "seeds", None), only=only
             )
+            plan.asked = asked
+            plans.append(plan)
         except SpecError as error:
             faults += error.faults
     if faults:
@@ -364,6 +397,8 @@ def _print_plans(plans: Sequence[Plan], settings: Settings, arguments: argparse.
         distinct = len({digest for plan in plans for digest in plan.trials})
         _say(f"together: {planning.summary(plans)} ({each - distinct} shared between experiments)")
     together = _groups(plans, settings, arguments)
+    if getattr(arguments, "gpu", None) == AUTO:
+        _say("gpu: shares are measured when the run starts; until then each trial is counted with a whole GPU")
     if together:
         _say(f"groups: {groups.summary(together)}")
     if any(plan.trials or plan.probes for plan in plans):
@@ -471,10 +506,12 @@ def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker:
     cluster = launch.start(settings)
     try:
         launch.require_resources(queue, cluster)
+        if arguments.gpu == AUTO:
+            launch.pack(queue, settings)
         at_once = arguments.concurrency or launch.concurrency(queue, cluster)
         tracker.start()
         with Watch(queue, settings.state, settings.data, at_once):
-            launch.fit(queue, settings, Grouping(at_once, launch.room(), settings.data, asked=arguments.group))
+            launch.fit(queue, settings, Grouping(at_once, launch.room(settings), settings.data, asked=arguments.group))
     finally:
         launch.stop()
 

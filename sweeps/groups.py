@@ -14,6 +14,7 @@ import torch
 
 from sweeps import cost, preflight
 from sweeps.plan import Plan
+from sweeps.replay import MEASURED
 from sweeps.spec import Resources
 from trainers import data, feed
 from trainers.attempts import State
@@ -29,8 +30,6 @@ NEAR = 0.95
 """A group need not be larger than what brings this part of the largest one's gain."""
 MEMORY_PART = 0.5
 """Of the room that groups may fill: sizes are what a trial takes at the least."""
-MEASURED = ("time/", "train/images_per_s", "train/peak_memory_mib")
-"""Metrics of what a trial costs, which company changes."""
 
 
 def gain(teacher: float, members: int) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps import preflight
+from sweeps import packing, preflight
 from sweeps.errors import SetupError
 from sweeps.groups import Grouping, Room
 from sweeps.queue import Queue
@@ -36,8 +36,9 @@ import ray  # noqa: E402  (its logging is configured by the environment at impor
 from ray import tune  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
-from sweeps.worker import TrialRunner  # noqa: E402
+from sweeps.worker import TrialRunner, peak_memory_mib  # noqa: E402
 from trainers import attempts, faults  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -117,22 +118,57 @@ def require_resources(queue: Queue, cluster: Cluster) -> None:
 
 
 def concurrency(queue: Queue, cluster: Cluster) -> int:
-    """How many trials fit at once: the cluster's CPUs and GPUs over the smallest demand of a plan."""
+    """How many trials fit at once: the cluster's CPUs and GPUs over the smallest demand of a plan, or of a trial that was packed."""
     fits = []
-    for plan in queue.plans:
-        wanted = plan.resources
+    for wanted in {*(plan.resources for plan in queue.plans), *map(queue.resources, queue.waiting)}:
         fits.append(int(min(cluster.cpus / wanted.cpu, cluster.gpus / wanted.gpu if wanted.gpu else float("inf"))))
     return max(1, *fits)
 
 
-def room() -> Room:
-    """Memory that groups of trials have: of the nodes as Ray counts it, of GPUs where they are on this machine.
-
-    Nothing is asked of a cluster's other nodes: where none of the GPUs is here, their memory is not known.
-    """
+def room(settings: Settings) -> Room:
+    """Memory that groups of trials have: of the nodes as Ray counts it, and of the smallest GPU."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     host = min((node.get("memory", 0.0) / node["CPU"] for node in nodes), default=None)
-    return Room(host, preflight.device_bytes())
+    return Room(host, device_bytes(settings))
+
+
+def device_bytes(settings: Settings) -> float | None:
+    """Memory of the cluster's smallest GPU; None where there is none."""
+    if settings.ray_address is None:
+        return preflight.device_bytes()
+    asked = []
+    for node in ray.nodes():
+        if node["Alive"] and node["Resources"].get("GPU"):
+            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(num_cpus=0, num_gpus=packing.STEP, scheduling_strategy=here)(preflight.device_bytes)
+            asked.append(task.remote())
+    return min((size for size in ray.get(asked) if size is not None), default=None)
+
+
+def pack(queue: Queue, settings: Settings) -> None:
+    """Gives each trial of the queue that runs on a GPU a share of it by its memory, measured where no like one is on record.
+
+    Raises:
+        SetupError: the memory of the GPUs is not known.
+    """
+    size = device_bytes(settings)
+    if size is None:
+        raise SetupError(
+            "--gpu auto: no GPU of this cluster says how much memory it has; give a share, such as --gpu 0.5"
+        )
+    peaks, measured = packing.records(settings.state), dict[str, Any]()
+    for digest in queue.waiting:
+        trial, wanted = queue.trials[digest], queue.resources(digest)
+        own = packing.key(trial)
+        if wanted.gpu and own not in peaks and own not in measured and trial.kind in ("distill", "datafree"):
+            task = ray.remote(num_cpus=wanted.cpu, num_gpus=1, max_retries=0)(peak_memory_mib)
+            measured[own] = task.remote(trial.model_dump_json(), str(settings.data), wanted.device, sys.path)
+    for own, answer in measured.items():
+        try:
+            peaks[own] = ray.get(answer)
+        except Exception as error:  # whatever ends a probe, the trial gets a share by what it takes at the least
+            logger.warning("no memory was measured: %s", str(error).strip().splitlines()[-1])
+    queue.pack(packing.Packer(peaks, size, settings.data))
 
 
 class QueueSearcher(Searcher):
@@ -149,7 +185,7 @@ class QueueSearcher(Searcher):
         if first is None:
             return Searcher.FINISHED if self.queue.finished() else None
         faults.point("suggested")
-        wanted = self.queue.owner[first].resources
+        wanted = self.queue.resources(first)
         most = self.grouping.most(self.queue.trials[first], wanted)
         digests = [first, *self.queue.companions(first, most, self.grouping.places)]
         self.digests[trial_id] = list(digests)

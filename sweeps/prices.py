@@ -214,7 +214,7 @@ class Bill:
         for digest in self.queue.trials:
             own = max(0.0, _spent_s(self.state_root, digest) - self._before.get(digest, 0.0)) / 3600
             hours += own
-            gpu_hours += own * self.queue.owner[digest].resources.gpu
+            gpu_hours += own * self.queue.resources(digest).gpu
         return comparison(self.planned, hours, gpu_hours)
 
 
@@ -282,9 +282,28 @@ def expectations(state_root: Path, data_root: Path) -> Callable[[Trial, Resource
     return expected
 
 
-def _records(state_root: Path, data_root: Path) -> dict[str, list[float]]:
-    """Times of all finished trials in the state root; of those that were in a group what they would have taken alone."""
-    found: dict[str, list[float]] = {}
+@dataclass(frozen=True)
+class Finished:
+    """A finished trial as it is on record.
+
+    Attributes:
+        key: see `cost_key`.
+        seconds: of training.
+        device: "cuda" or "cpu"; empty where it was not recorded.
+        threads: on a CPU, else 0.
+        together: trials of its group.
+    """
+
+    trial: Trial
+    key: str
+    seconds: float
+    device: str
+    threads: int
+    together: int
+
+
+def finished(state_root: Path) -> Iterator[Finished]:
+    """All finished trials in the state root."""
     for file in state_root.glob("*/*/result.json"):
         try:
             content = json.loads((file.parent / "trial.json").read_text())
@@ -294,10 +313,17 @@ def _records(state_root: Path, data_root: Path) -> dict[str, list[float]]:
             threads = int(content["execution"]["threads"]) if device == "cpu" else 0
             trial = Trial.model_validate(content["trial"])
             key = cost_key(trial, device, threads)
-            seconds *= _gain(trial, int(made.get("together", 1)), threads, data_root)
         except (OSError, ValueError, KeyError, TrainerError):
             continue  # of an older layout or of a method that is gone: it only fails to inform the estimate
-        found.setdefault(key, []).append(seconds)
+        yield Finished(trial, key, seconds, device, threads, int(made.get("together", 1)))
+
+
+def _records(state_root: Path, data_root: Path) -> dict[str, list[float]]:
+    """Times of all finished trials in the state root; of those that were in a group what they would have taken alone."""
+    found: dict[str, list[float]] = {}
+    for each in finished(state_root):
+        seconds = each.seconds * _gain(each.trial, each.together, each.threads, data_root)
+        found.setdefault(each.key, []).append(seconds)
     return found
 
 

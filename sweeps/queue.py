@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from optuna.exceptions import StorageInternalError
@@ -14,6 +14,7 @@ from sweeps import groups
 from sweeps.plan import Plan
 from sweeps.pruners import EPOCHWISE
 from sweeps.search import CellStudy, Suggestion
+from sweeps.spec import Resources
 from trainers.attempts import State, fixed_execution, heal, machine_fault, note_machine_fault, read_status
 from trainers.config import Execution, Trial
 
@@ -56,6 +57,8 @@ class Queue:
         self._crashes: dict[str, int] = {}
         self._alone: set[str] = set()
         self._likeness: dict[str, Hashable] = {}
+        self._share: Callable[[Trial], float] | None = None
+        self._resources: dict[str, Resources] = {}
         self._upstream: dict[str, tuple[str, ...]] = {}
         self._done: set[str] = set()
         self._retry_failed = retry_failed
@@ -119,6 +122,23 @@ class Queue:
             self._start(found, (first, *found))
             return found
 
+    def pack(self, share: Callable[[Trial], float]) -> None:
+        """Trials on a GPU get the share of it that `share` says, from now on."""
+        with self._lock:
+            self._share = share
+            self._resources.clear()
+            self._likeness.clear()
+
+    def resources(self, digest: str) -> Resources:
+        """What Ray reserves for the trial."""
+        with self._lock:
+            if digest not in self._resources:
+                wanted = self.owner[digest].resources
+                if wanted.gpu and self._share is not None:
+                    wanted = wanted.model_copy(update={"gpu": self._share(self.trials[digest])})
+                self._resources[digest] = wanted
+            return self._resources[digest]
+
     def _start(self, digests: list[str], group: tuple[str, ...]) -> None:
         for digest in digests:
             self.waiting.remove(digest)
@@ -131,13 +151,13 @@ class Queue:
             return None
         if digest not in self._likeness:
             reported = any(groups.measured(plan) for plan in self.plans if digest in plan.trials)
-            resources = self.owner[digest].resources
-            self._likeness[digest] = None if reported else groups.likeness(self.trials[digest], resources)
+            own = groups.likeness(self.trials[digest], self.resources(digest))
+            self._likeness[digest] = None if reported else own
         return self._likeness[digest]
 
     def _execution(self, digest: str) -> Execution:
         fixed = fixed_execution(self.state_root, digest)
-        return fixed or Execution.of_new(self.owner[digest].resources.threads)
+        return fixed or Execution.of_new(self.resources(digest).threads)
 
     def _could_start(self, digest: str) -> bool:
         """Whether nothing that this launch knows of holds the trial back."""

@@ -103,3 +103,19 @@ def _outcome(error: Exception | None) -> tuple[str, str]:
     if isinstance(error, TrainerError | OSError | ValueError | RuntimeError) and not out_of_memory:
         return "failed", str(error)
     return "crashed", str(error)
+
+
+def peak_memory_mib(trial: str, data_root: str, device: str, path: list[str]) -> float:
+    """Peak memory of a trial, given as JSON, over a few updates on fresh networks.
+
+    Raises:
+        TrainerError, RuntimeError: it cannot be run, or not on this device.
+    """
+    from trainers.config import Execution, Trial
+    from trainers.timing import probe
+
+    sys.path.extend(each for each in path if each and each not in sys.path)
+    execution = Execution.of_new(1)
+    return probe(
+        Trial.model_validate_json(trial), Path(data_root), device=device, execution=execution, most_s=0.0
+    ).peak_memory_mib

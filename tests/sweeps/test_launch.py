@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from sweeps import launch
+from sweeps import launch, packing
 from sweeps.errors import SetupError
 from sweeps.groups import Grouping, Room
 from sweeps.launch import Cluster, QueueSearcher
 from sweeps.queue import Queue
 from trainers import attempts
-from trainers.config import Execution
+from trainers.config import Execution, Trial
 
 
 def searching(place: Any, queue: Queue) -> QueueSearcher:
@@ -92,6 +92,72 @@ def test_a_pruned_member_is_taken_back_and_the_last_one_ends_tunes_trial(
     assert not queue.running and not queue.waiting
     states = [attempts.read_status(place.state, digest).state.value for digest in (first, second)]
     assert states == ["stopped", "stopped"]
+
+
+GPU = {"seeds = [0]": "seeds = [0]\nresources = { cpu = 1, gpu = 1 }"}
+
+
+class Ray:
+    """Stands for Ray where tasks are put on GPUs: each is run at once, here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, device_mib: float | None) -> None:
+        self.asked: list[dict[str, Any]] = []
+        monkeypatch.setattr(launch.ray, "remote", self.remote)
+        monkeypatch.setattr(launch.ray, "get", lambda answer: answer())
+        bytes_ = None if device_mib is None else device_mib * packing.MIB
+        monkeypatch.setattr(launch, "device_bytes", lambda settings: bytes_)
+
+    def remote(self, **options: Any) -> Any:
+        self.asked.append(options)
+        return lambda function: SimpleNamespace(remote=lambda *given: lambda: function(*given))
+
+
+def test_each_kind_of_trial_is_measured_once_and_gets_its_share(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue([place.plan(place.write(swap=GPU))], [], place.state)
+    ray = Ray(monkeypatch, 16_000.0)
+
+    def peak(trial: str, *_: Any) -> float:
+        student = Trial.model_validate_json(trial)
+        if student.teacher is None:
+            raise RuntimeError("CUDA error\nout of luck")  # the guess stands
+        return 4000.0 if student.teacher.network == "resnet14" else 8000.0
+
+    monkeypatch.setattr(launch, "peak_memory_mib", peak)
+    launch.pack(queue, place.settings)
+    assert [options["num_gpus"] for options in ray.asked] == [1] * 4  # two teachers, students of either
+    shares = {queue.names[digest]: queue.resources(digest).gpu for digest in queue.trials}
+    assert shares.pop("teacher resnet14 seed=0") == shares.pop("teacher resnet20 seed=0") == 1 / packing.MOST
+    assert {name.split()[0]: round(share, 4) for name, share in shares.items()} == {"pair=A": 0.35, "pair=B": 0.6625}
+    assert launch.concurrency(queue, Cluster(64.0, 2.0)) == 16  # as many as there may be of the smallest
+    searcher = QueueSearcher(queue, place.settings, Grouping(2, Room(None, 1e12), place.settings.data))
+    first = searcher.suggest("one")
+    assert (first["gpu"], first["device"], first["cpu"]) == (1 / packing.MOST, "cuda", 1.0)
+
+
+def test_a_packed_trial_that_ran_out_of_memory_gets_the_device(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = place.plan(place.write(swap=GPU), pair="A")
+    place.train(next(iter(plan.trials.values())))
+    queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
+    queue.pack(lambda trial: 0.25)
+    searcher = searching(place, queue)
+    group = searcher.suggest("one")
+    first, second = group["digests"]
+    assert group["gpu"] == 0.25
+    with attempts.claim(queue.trials[first], place.state, Execution(), lease_s=0.1) as attempt:
+        attempt.note_machine_fault("CUDA out of memory", "device_memory")
+    place.train(queue.trials[second])
+    searcher.on_trial_result("one", {"ended": [(first, "crashed", "CUDA out of memory")]})
+    searcher.on_trial_complete("one", {"ended": [(second, "done", "")], "done": True})
+    again = searcher.suggest("two")
+    assert (again["digests"], again["gpu"]) == ([first], 1.0)
+    assert queue.failed == {}
+
+
+def test_shares_need_a_gpu_that_says_how_large_it_is(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue([place.plan(place.write(swap=GPU), pair="A")], [], place.state)
+    Ray(monkeypatch, None)
+    with pytest.raises(SetupError, match=r"give a share, such as --gpu 0\.5"):
+        launch.pack(queue, place.settings)
 
 
 def test_demands_that_no_node_of_the_cluster_meets_are_refused(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
