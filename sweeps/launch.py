@@ -136,12 +136,12 @@ def device_bytes(settings: Settings) -> float | None:
     """Memory of the cluster's smallest GPU; None where there is none."""
     if settings.ray_address is None:
         return preflight.device_bytes()
+    task: Any = ray.remote(preflight.device_bytes)
     asked = []
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get("GPU"):
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = ray.remote(num_cpus=0, num_gpus=packing.STEP, scheduling_strategy=here)(preflight.device_bytes)
-            asked.append(task.remote())
+            asked.append(task.options(num_cpus=0, num_gpus=packing.STEP, scheduling_strategy=here).remote())
     return min((size for size in ray.get(asked) if size is not None), default=None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ def test_trials_are_packed_by_what_a_probe_measured_and_one_that_ran_out_runs_al
     cluster = launch.start(settings)
     try:
         assert (cluster.cpus, cluster.gpus) == (6.0, 1.0)
+        assert launch.device_bytes(replace(settings, ray_address="joined")) == 16_000.0 * packing.MIB  # by a task
         launch.require_resources(queue, cluster)
         launch.pack(queue, settings)
         share = queue.resources(full.digest()).gpu
