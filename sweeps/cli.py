@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from sweeps import settings as settings_module
 from sweeps import spec
 from sweeps.errors import SetupError, SpecError, SweepError
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 Verb = Callable[[argparse.Namespace, Settings], int]
 
+AUTO = "auto"
 FAILURES_SHOWN = 20
 """Of a launch, at its end; `sweep why` knows them all."""
 WITH_JSON = ("list", "check", "plan", "status", "why")
@@ -95,12 +98,32 @@ def parser() -> argparse.ArgumentParser:
             help="only cells with this label; repeat to widen or narrow",
         )
 
+    def add_placing(verb: argparse.ArgumentParser) -> None:
+        verb.add_argument("--cpu", type=float, metavar="C", help="CPUs of a trial (default: the profile's or file's)")
+        verb.add_argument(
+            "--gpu",
+            type=_gpu,
+            metavar="G|auto",
+            help="GPUs of a trial: 1, a share such as 0.25, 0 for none, or auto: as much of one as its memory takes",
+        )
+        size = verb.add_mutually_exclusive_group()
+        size.add_argument(
+            "--group",
+            type=_positive,
+            metavar="N",
+            help="at most N trials share a teacher's passes in one worker (default: as many as pay and fit into memory)",
+        )
+        size.add_argument(
+            "--no-group", dest="group", action="store_const", const=1, help="each trial has a worker to itself"
+        )
+
     add("list", verb_list, "List experiments with their cells.", "sweep list", "*")
     add("check", verb_check, "Check experiment files; every fault at once.", "sweep check all --profile demo", "*")
     plan = add(
         "plan", verb_plan, "Show what a run would do and what it would cost.", "sweep plan cudfkd/fig9 --profile demo"
     )
     add_selection(plan)
+    add_placing(plan)
     plan.add_argument(
         "--probe", action="store_true", help="time a few updates of trials that none of like cost is on record of"
     )
@@ -112,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
         profile=None,
     )
     add_selection(run)
+    add_placing(run)
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     run.add_argument(
         "--trials", type=_positive, help="searches: total number of suggestions wanted, those of earlier runs included"
@@ -158,6 +182,29 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _gpu(text: str) -> float | str:
+    try:
+        return text if text == AUTO else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of GPUs nor {AUTO!r}") from None
+
+
+def _asked(arguments: argparse.Namespace) -> dict[str, float]:
+    """Resources of a trial that the command line gives; with `--gpu auto` a whole GPU, until its memory is known.
+
+    Raises:
+        SpecError: there is no such amount.
+    """
+    given = {"cpu": getattr(arguments, "cpu", None), "gpu": getattr(arguments, "gpu", None)}
+    asked = {name: 1.0 if value == AUTO else value for name, value in given.items() if value is not None}
+    try:
+        spec.Resources.model_validate(asked)
+    except ValidationError as error:
+        faults = [f"--{fault['loc'][0]} {fault['input']:g}: {fault['msg']}" for fault in error.errors()]
+        raise SpecError(*faults) from None
+    return asked
+
+
 def _only(pairs: Sequence[str]) -> dict[str, list[str]]:
     only: dict[str, list[str]] = {}
     for pair in pairs:
@@ -182,16 +229,16 @@ def _plans(arguments: argparse.Namespace, settings: Settings, names: Sequence[st
     from sweeps import plan as planning
 
     profile = spec.load_profile(arguments.profile)
-    only = _only(getattr(arguments, "only", []))
+    only, asked = _only(getattr(arguments, "only", [])), _asked(arguments)
     plans: list[Plan] = []
     faults: list[str] = []
     for name in names or _found(arguments):
         try:
-            plans.append(
-                planning.make(
-                    name, profile, settings.state, settings.data, seeds=getattr(arguments, "seeds", None), only=only
-                )
+            plan = planning.make(
+                name, profile, settings.state, settings.data, seeds=getattr(arguments, "seeds", None), only=only
             )
+            plan.asked = asked
+            plans.append(plan)
         except SpecError as error:
             faults += error.faults
     if faults:
@@ -270,7 +317,8 @@ def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
                 for plan in plans
             ],
             "counts": {state.value: count for state, count in planning.counts(plans).items()},
-            "price": _price(plans, settings, probe=arguments.probe).as_json(),
+            "groups": (together := _groups(plans, settings, arguments)),
+            "price": _price(plans, settings, probe=arguments.probe, groups=together).as_json(),
             "faults": preflight.faults(plans, settings),
         }
         _say(json.dumps(content, indent=1))
@@ -279,8 +327,26 @@ def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _groups(plans: Sequence[Plan], settings: Settings, arguments: argparse.Namespace) -> list[list[str]]:
+    """Digests of trials that would share a teacher's passes; none where only a cluster knows how many places there are."""
+    from sweeps import groups
+
+    places = getattr(arguments, "concurrency", None) or (
+        groups.places_here(plans) if settings.ray_address is None else 0
+    )
+    if not places or not any(plan.trials for plan in plans):
+        return []
+    grouping = groups.Grouping(places, groups.Room.here(), settings.data, asked=getattr(arguments, "group", None))
+    return groups.planned(plans, grouping)
+
+
 def _price(
-    plans: Sequence[Plan], settings: Settings, *, probe: bool = False, to_come: Mapping[str, int] | None = None
+    plans: Sequence[Plan],
+    settings: Settings,
+    *,
+    probe: bool = False,
+    to_come: Mapping[str, int] | None = None,
+    groups: Sequence[Sequence[str]] = (),
 ) -> Price:
     """Price of what is left; with `probe` a few updates are timed here first."""
     from sweeps import prices
@@ -290,13 +356,21 @@ def _price(
         probed, problems = prices.probe(plans, settings.state, settings.data)
         for problem in problems:
             logger.warning("not probed: %s", problem)
-    local = settings.ray_address is None
-    return prices.price(plans, settings.state, settings.data, probed=probed, to_come=to_come, local=local)
+    members = {digest: len(group) for group in groups for digest in group}
+    return prices.price(
+        plans,
+        settings.state,
+        settings.data,
+        probed=probed,
+        to_come=to_come,
+        members=members,
+        local=settings.ray_address is None,
+    )
 
 
 def _print_plans(plans: Sequence[Plan], settings: Settings, arguments: argparse.Namespace) -> None:
+    from sweeps import groups, preflight
     from sweeps import plan as planning
-    from sweeps import preflight
     from trainers.attempts import State
 
     for plan in plans:
@@ -322,10 +396,14 @@ def _print_plans(plans: Sequence[Plan], settings: Settings, arguments: argparse.
         each = sum(len(plan.trials) for plan in plans)
         distinct = len({digest for plan in plans for digest in plan.trials})
         _say(f"together: {planning.summary(plans)} ({each - distinct} shared between experiments)")
+    together = _groups(plans, settings, arguments)
+    if getattr(arguments, "gpu", None) == AUTO:
+        _say("gpu: shares are measured when the run starts; until then each trial is counted with a whole GPU")
+    if together:
+        _say(f"groups: {groups.summary(together)}")
     if any(plan.trials or plan.probes for plan in plans):
-        _say(
-            f"price: {_price(plans, settings, probe=getattr(arguments, 'probe', False), to_come=_to_come(plans, arguments))}"
-        )
+        probe, to_come = getattr(arguments, "probe", False), _to_come(plans, arguments)
+        _say(f"price: {_price(plans, settings, probe=probe, to_come=to_come, groups=together)}")
     for fault in preflight.faults(plans, settings, retry_failed=getattr(arguments, "retry_failed", False)):
         _say(f"not ready here: {fault}")
 
@@ -382,7 +460,8 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
     to_come: dict[str, int] = {}
     for study in studies:
         to_come[study.plan.title] = max(to_come.get(study.plan.title, 0), study.total - len(study.asked()))
-    bill = prices.Bill(_price(plans, settings, to_come=to_come), queue, settings.state)
+    together = _groups(plans, settings, arguments)
+    bill = prices.Bill(_price(plans, settings, to_come=to_come, groups=together), queue, settings.state)
     needed = bool(queue.waiting) or not queue.finished()
 
     def tracked() -> list[Tracked]:
@@ -421,15 +500,18 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
 
 def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker: Any) -> None:
     from sweeps import launch
+    from sweeps.groups import Grouping
     from sweeps.live import Watch
 
     cluster = launch.start(settings)
     try:
         launch.require_resources(queue, cluster)
+        if arguments.gpu == AUTO:
+            launch.pack(queue, settings)
         at_once = arguments.concurrency or launch.concurrency(queue, cluster)
         tracker.start()
         with Watch(queue, settings.state, settings.data, at_once):
-            launch.fit(queue, settings, at_once)
+            launch.fit(queue, settings, Grouping(at_once, launch.room(settings), settings.data, asked=arguments.group))
     finally:
         launch.stop()
 

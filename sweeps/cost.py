@@ -57,6 +57,33 @@ def seconds(trial: Trial, data_root: Path, *, threads: int | None = None) -> flo
     return _operations(trial, info, images or 0) / speed + layers
 
 
+def teacher_share(trial: Trial, data_root: Path, *, threads: int | None = None) -> float:
+    """Part of a trial's training time that the teacher's passes over its images take, as `seconds` counts it.
+
+    Returns:
+        0 where there are none, or where the images' shape is not known here.
+    """
+    if trial.kind != "distill" or trial.teacher is None:
+        return 0.0
+    try:
+        info = data.info(trial.data.model_copy(update={"content": None}), data_root)
+    except DataError:
+        return 0.0
+    shape = (info.classes, info.channels, info.size)
+    config = methods.config_type(trial.method).model_validate(dict(trial.hparams))
+    images = trial.protocol.batch_size * VIEWS[methods.views(trial.method, config)].count
+
+    def pass_s(network: str) -> float:
+        if threads is None:
+            return images * forward_flops(network, *shape) / FLOPS_PER_S
+        return images * forward_flops(network, *shape) / (CPU_FLOPS_PER_S * threads) + CPU_LAYER_S * _layers(
+            network, *shape
+        )
+
+    teacher, student = pass_s(trial.teacher.network), (1 + BACKWARD) * pass_s(trial.student)
+    return teacher / (teacher + student)
+
+
 def flops(trial: Trial, data_root: Path) -> float:
     """Operations of one trial's training: the same number on every machine, whatever it trains on and how fast.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -42,13 +42,19 @@ class Work:
 class Track:
     """What a launch has seen of one trial. Times are seconds of one clock.
 
+    A place that several trials share is counted to each in equal parts: what an epoch takes of it is the time on the clock over
+    their number.
+
     Attributes:
         before: epochs that an earlier launch finished.
         began_s: when it was started here; None before that.
         epochs: epochs that ended here.
         first_s, last_s: when the first and the last of them did.
-        recent_s: when the last `RECENT` of them did.
+        taken_s: what those after the first took of the place.
+        recent_s: `taken_s` at the end of each of the last `RECENT`.
         ended_s: when the trial was over; None while it is not.
+        place: what trials that share a place have in common; None for one that has its own.
+        sharing: trials in its place.
     """
 
     work: Work
@@ -57,16 +63,21 @@ class Track:
     epochs: int = 0
     first_s: float = 0.0
     last_s: float = 0.0
+    taken_s: float = 0.0
     recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     ended_s: float | None = None
+    place: Hashable = None
+    sharing: int = 1
 
     def add(self, epochs: int, at_s: float) -> None:
         """Notes that `epochs` have ended here by now, the last of them at `at_s`."""
         if epochs > self.epochs:
             if self.epochs == 0:
                 self.first_s = at_s
+            else:
+                self.taken_s += (at_s - self.last_s) / self.sharing
             self.epochs, self.last_s = epochs, at_s
-            self.recent_s.append(at_s)
+            self.recent_s.append(self.taken_s)
 
 
 @dataclass
@@ -92,15 +103,15 @@ class Pace:
         for track in known:
             seconds, count = sums.get(track.work.kind, (0.0, 0))
             if track.epochs > 1:
-                sums[track.work.kind] = (seconds + track.last_s - track.first_s, count + track.epochs - 1)
+                sums[track.work.kind] = (seconds + track.taken_s, count + track.epochs - 1)
             elif track.epochs == 1 and track.began_s is not None:
-                single.setdefault(track.work.kind, []).append(track.first_s - track.began_s)
+                single.setdefault(track.work.kind, []).append((track.first_s - track.began_s) / track.sharing)
             if track.ended_s is not None and track.epochs:
                 pace.lengths[track.work.kind] = track.before + track.epochs
         pace.epoch_s = {kind: min(times) for kind, times in single.items()}
         pace.epoch_s |= {kind: seconds / count for kind, (seconds, count) in sums.items()}
         beside = [
-            track.ended_s - track.began_s - track.epochs * pace.epoch_s[track.work.kind]
+            (track.ended_s - track.began_s) / track.sharing - track.epochs * pace.epoch_s[track.work.kind]
             for track in known
             if track.ended_s is not None and track.began_s is not None and track.epochs
         ]
@@ -161,7 +172,7 @@ def left_s(tracks: Mapping[str, Track], at_once: int, now_s: float, *, to_come: 
 
     Args:
         tracks: by name, in the order of starting; those that are over, or will never run, have `ended_s`.
-        at_once: places.
+        at_once: places; trials that are still to start are laid out one by one, at what each takes of a place.
         to_come: trials that a search has yet to suggest; each is taken to cost what the others cost on average.
 
     Returns:
@@ -173,17 +184,18 @@ def left_s(tracks: Mapping[str, Track], at_once: int, now_s: float, *, to_come: 
     if not estimate.pace.epoch_s or not known:
         return None
     usual = sum(known) / len(known)
-    free: list[float] = []
-    over: dict[str, float] = {}
+    taken: dict[Hashable, float] = {}
     for name, track in tracks.items():
-        if track.ended_s is not None:
-            over[name] = 0.0
-        elif track.began_s is not None:
-            seconds = times[name]
-            since = now_s - (track.last_s if track.epochs else track.began_s)
-            over[name] = max(0.0, (usual if seconds is None else seconds) - since)
-            free.append(over[name])
-    free += [0.0] * max(0, at_once - len(free))
+        if track.began_s is not None and track.ended_s is None:
+            seconds, place = times[name], track.place or name
+            since = (now_s - (track.last_s if track.epochs else track.began_s)) / track.sharing
+            taken[place] = taken.get(place, 0.0) + max(0.0, (usual if seconds is None else seconds) - since)
+    over = {  # those in one place go on side by side, and end about when it is free
+        name: 0.0 if track.ended_s is not None else taken[track.place or name]
+        for name, track in tracks.items()
+        if track.ended_s is not None or track.began_s is not None
+    }
+    free = [*taken.values(), *[0.0] * max(0, at_once - len(taken))]
     heapq.heapify(free)
     waiting = [name for name in tracks if name not in over]
     for name in waiting:

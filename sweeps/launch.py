@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeps import packing, preflight
 from sweeps.errors import SetupError
+from sweeps.groups import Grouping, Room
 from sweeps.queue import Queue
 from sweeps.settings import Settings
 
@@ -34,8 +36,9 @@ import ray  # noqa: E402  (its logging is configured by the environment at impor
 from ray import tune  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
-from sweeps.worker import TrialRunner  # noqa: E402
+from sweeps.worker import TrialRunner, peak_memory_mib  # noqa: E402
 from trainers import attempts, faults  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -115,52 +118,104 @@ def require_resources(queue: Queue, cluster: Cluster) -> None:
 
 
 def concurrency(queue: Queue, cluster: Cluster) -> int:
-    """How many trials fit at once: the cluster's CPUs and GPUs over the smallest demand of a plan."""
+    """How many trials fit at once: the cluster's CPUs and GPUs over the smallest demand of a plan, or of a trial that was packed."""
     fits = []
-    for plan in queue.plans:
-        wanted = plan.resources
+    for wanted in {*(plan.resources for plan in queue.plans), *map(queue.resources, queue.waiting)}:
         fits.append(int(min(cluster.cpus / wanted.cpu, cluster.gpus / wanted.gpu if wanted.gpu else float("inf"))))
     return max(1, *fits)
 
 
-class QueueSearcher(Searcher):
-    """Tune asks it for configurations; it hands out what the queue says is ready."""
+def room(settings: Settings) -> Room:
+    """Memory that groups of trials have: of the nodes as Ray counts it, and of the smallest GPU."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    host = min((node.get("memory", 0.0) / node["CPU"] for node in nodes), default=None)
+    return Room(host, device_bytes(settings))
 
-    def __init__(self, queue: Queue, settings: Settings) -> None:
+
+def device_bytes(settings: Settings) -> float | None:
+    """Memory of the cluster's smallest GPU; None where there is none."""
+    if settings.ray_address is None:
+        return preflight.device_bytes()
+    task: Any = ray.remote(preflight.device_bytes)
+    asked = []
+    for node in ray.nodes():
+        if node["Alive"] and node["Resources"].get("GPU"):
+            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked.append(task.options(num_cpus=0, num_gpus=packing.STEP, scheduling_strategy=here).remote())
+    return min((size for size in ray.get(asked) if size is not None), default=None)
+
+
+def pack(queue: Queue, settings: Settings) -> None:
+    """Gives each trial of the queue that runs on a GPU a share of it by its memory, measured where no like one is on record.
+
+    Raises:
+        SetupError: the memory of the GPUs is not known.
+    """
+    size = device_bytes(settings)
+    if size is None:
+        raise SetupError(
+            "--gpu auto: no GPU of this cluster says how much memory it has; give a share, such as --gpu 0.5"
+        )
+    peaks, measured = packing.records(settings.state), dict[str, Any]()
+    for digest in queue.waiting:
+        trial, wanted = queue.trials[digest], queue.resources(digest)
+        own = packing.key(trial)
+        if wanted.gpu and own not in peaks and own not in measured and trial.kind in ("distill", "datafree"):
+            task = ray.remote(num_cpus=wanted.cpu, num_gpus=1, max_retries=0)(peak_memory_mib)
+            measured[own] = task.remote(trial.model_dump_json(), str(settings.data), wanted.device, sys.path)
+    for own, answer in measured.items():
+        try:
+            peaks[own] = ray.get(answer)
+        except Exception as error:  # whatever ends a probe, the trial gets a share by what it takes at the least
+            logger.warning("no memory was measured: %s", str(error).strip().splitlines()[-1])
+    queue.pack(packing.Packer(peaks, size, settings.data))
+
+
+class QueueSearcher(Searcher):
+    """Tune asks it for configurations; it hands out what the queue says is ready, a group of trials at a time."""
+
+    def __init__(self, queue: Queue, settings: Settings, grouping: Grouping) -> None:
         super().__init__()
-        self.queue, self.settings = queue, settings
-        self.digests: dict[str, str] = {}
+        self.queue, self.settings, self.grouping = queue, settings, grouping
+        self.digests: dict[str, list[str]] = {}
+        """Members of each of Tune's trials that have not ended."""
 
     def suggest(self, trial_id: str) -> Any:
-        digest = self.queue.next()
-        if digest is None:
+        first = self.queue.next()
+        if first is None:
             return Searcher.FINISHED if self.queue.finished() else None
         faults.point("suggested")
-        self.digests[trial_id] = digest
-        wanted = self.queue.owner[digest].resources
-        gpu = max(1.0, wanted.gpu) if wanted.gpu and self.queue.alone(digest) else wanted.gpu
+        wanted = self.queue.resources(first)
+        most = self.grouping.most(self.queue.trials[first], wanted)
+        digests = [first, *self.queue.companions(first, most, self.grouping.places)]
+        self.digests[trial_id] = list(digests)
+        gpu = max(1.0, wanted.gpu) if wanted.gpu and self.queue.alone(first) else wanted.gpu
         return {
-            "digest": digest,
-            "trial": self.queue.trials[digest].model_dump_json(),
+            "digests": digests,
+            "trials": [self.queue.trials[digest].model_dump_json() for digest in digests],
+            "watch": [self.queue.watched(digest) for digest in digests],
             "state": str(self.settings.state),
             "data": str(self.settings.data),
-            "device": "cuda" if wanted.gpu else "cpu",
-            "threads": max(1, int(wanted.cpu)),
+            "device": wanted.device,
+            "threads": wanted.threads,
             "cpu": wanted.cpu,
             "gpu": gpu,
-            "watch": self.queue.watched(digest),
             "path": [path for path in sys.path if path],
         }
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Takes back the members that have ended while others go on."""
+        for digest, outcome, cause in result.get("ended", ()):
+            if digest in self.digests.get(trial_id, ()):
+                self.digests[trial_id].remove(digest)
+                faults.point("trial-ended")
+                self.queue.release(digest, outcome, cause)
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        digest = self.digests.pop(trial_id, None)
-        if digest is None:
-            return
-        faults.point("trial-ended")
-        outcome = "crashed" if error else str((result or {}).get("outcome", "crashed"))
-        if outcome == "running":  # Tune stopped it
-            outcome = "stopped"
-        self.queue.release(digest, outcome, str((result or {}).get("cause", "")))
+        self.on_trial_result(trial_id, result or {})
+        for digest in self.digests.pop(trial_id, ()):
+            faults.point("trial-ended")
+            self.queue.release(digest, "crashed" if error or result is None else "stopped")
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing to pickle: Tune writes its searcher down at the start, but never needs it back here."""
@@ -174,7 +229,10 @@ class QueueSearcher(Searcher):
 
 
 class StudyScheduler(FIFOScheduler):
-    """First come, first served; a trial that a search suggested may be cut by that study's pruner, no other ever."""
+    """First come, first served; a trial that a search suggested may be cut by that study's pruner, no other ever.
+
+    A member of a group is cut by its seal, which its worker meets before the next epoch; the others go on.
+    """
 
     def __init__(self, queue: Queue) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -185,12 +243,14 @@ class StudyScheduler(FIFOScheduler):
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if result.get("outcome") != "running":
+        if "digest" not in result:
             return str(TrialScheduler.CONTINUE)
-        digest, epoch = trial.config["digest"], int(result["epoch"])
+        digest, epoch = result["digest"], int(result["epoch"])
         if self.queue.should_prune(digest, epoch, result):
             attempts.stop(self.queue.state_root, digest, f"cut by the search's pruner after epoch {epoch}")
-            return str(TrialScheduler.STOP)
+            self.queue.release(digest, "stopped")
+            if self.queue.running.isdisjoint(trial.config["digests"]):
+                return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)
 
 
@@ -214,7 +274,7 @@ class Watchdog(tune.Callback):
             raise RuntimeError(f"Ray's {' and '.join(dead)} died")
 
 
-def fit(queue: Queue, settings: Settings, at_once: int) -> None:
+def fit(queue: Queue, settings: Settings, grouping: Grouping) -> None:
     """Runs the queue to its end on the cluster that `start` joined; a Ray that was started here is started again if it dies.
 
     Raises:
@@ -222,7 +282,7 @@ def fit(queue: Queue, settings: Settings, at_once: int) -> None:
     """
     for left in range(RAY_RESTARTS, -1, -1):
         try:
-            _fit(queue, settings, at_once)
+            _fit(queue, settings, grouping)
             return
         except Exception as error:
             dead = dead_services()
@@ -240,17 +300,17 @@ def fit(queue: Queue, settings: Settings, at_once: int) -> None:
             queue.release(digest, "crashed", f"Ray's {dead[0]} died")
 
 
-def _fit(queue: Queue, settings: Settings, at_once: int) -> None:
+def _fit(queue: Queue, settings: Settings, grouping: Grouping) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="sweeps-tune-"))
     try:
         tuner = tune.Tuner(
             tune.with_resources(TrialRunner, _demand),
             tune_config=tune.TuneConfig(
-                search_alg=QueueSearcher(queue, settings),
+                search_alg=QueueSearcher(queue, settings, grouping),
                 scheduler=StudyScheduler(queue),
                 num_samples=-1,
                 reuse_actors=True,
-                max_concurrent_trials=at_once,
+                max_concurrent_trials=grouping.places,
             ),
             run_config=tune.RunConfig(name="launch", storage_path=str(scratch), verbose=0, callbacks=[Watchdog()]),
         )

@@ -120,8 +120,8 @@ class Watch:
 
     def _meet(self, digest: str) -> Seen:
         """Takes in a trial as it stands; what is running is of this launch."""
-        trial, owner = self.queue.trials[digest], self.queue.owner[digest]
-        key, source, seconds = self._price(trial, owner.resources)
+        trial = self.queue.trials[digest]
+        key, source, seconds = self._price(trial, self.queue.resources(digest))
         epochs = 1 if trial.kind == "evaluate" else trial.protocol.epochs
         upstream = tuple(up.digest() for up in trial.upstreams())
         work = Work(key, traits(trial, source or ""), epochs, None if source is None else seconds, upstream)
@@ -141,8 +141,10 @@ class Watch:
 
     def _look(self, digest: str, entry: Seen, running: bool) -> None:
         track, now = entry.track, time.monotonic()
-        if running and track.began_s is None:
-            track.began_s = now
+        if running:
+            group = self.queue.groups[digest]
+            track.place, track.sharing = group, len(group)
+            track.began_s = now if track.began_s is None else track.began_s
         try:
             status = attempts.read_status(self.state_root, digest)
             rows = attempts.rows(status)

@@ -257,6 +257,12 @@ def _size(size: float) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"
 
 
+def device_bytes() -> float | None:
+    """Memory of this machine's smallest GPU; None where it has none."""
+    sizes = [torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count())]
+    return float(min(sizes)) if sizes else None
+
+
 # --- sizes -----------------------------------------------------------------------------------------------------------
 
 

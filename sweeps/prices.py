@@ -7,11 +7,12 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from sweeps import cost
+from sweeps.groups import gain
 from sweeps.plan import Plan
 from sweeps.queue import Queue
 from sweeps.spec import Resources
@@ -112,8 +113,9 @@ class _Left:
     """One trial that is not done.
 
     Attributes:
-        share: part of it that is left.
-        seconds: of a whole one; 0 where nothing is known.
+        share: part of it that is left; of that, what it costs beside others that share its teacher's passes.
+        seconds: of a whole one that is alone; 0 where nothing is known.
+        members: of its group.
     """
 
     trial: Trial
@@ -122,6 +124,7 @@ class _Left:
     share: float
     source: Source | None = None
     seconds: float = 0.0
+    members: int = 1
 
 
 def price(
@@ -131,6 +134,7 @@ def price(
     *,
     probed: Mapping[str, float] | None = None,
     to_come: Mapping[str, int] | None = None,
+    members: Mapping[str, int] | None = None,
     local: bool = False,
 ) -> Price:
     """Estimate of all that is not done: each trial from what is known best of its like (see `cost_key`).
@@ -147,10 +151,12 @@ def price(
     Args:
         probed: seconds by key, as `probe` gives them.
         to_come: suggestions that each cell of a search may still make, by the plan's title (default: all of them).
+        members: of the group that a trial, by digest, will be in; it is charged its part of the teacher's passes.
         local: trials run on this machine, so it is known how many fit at once.
     """
-    records = _records(state_root)
-    items = [_priced(item, records, probed or {}, data_root) for item in _left(plans, state_root, to_come or {})]
+    records = _records(state_root, data_root)
+    left = (_in_company(item, members or {}, data_root) for item in _left(plans, state_root, to_come or {}))
+    items = [_priced(item, records, probed or {}, data_root) for item in left]
     count = Counter(item.source for item in items)
     total = _hours(items, records, lambda item: 1.0)
     return Price(
@@ -174,7 +180,7 @@ def probe(plans: Sequence[Plan], state_root: Path, data_root: Path) -> tuple[dic
 
     from trainers import timing
 
-    records, found, problems = _records(state_root), dict[str, float](), list[str]()
+    records, found, problems = _records(state_root, data_root), dict[str, float](), list[str]()
     for item in _left(plans, state_root, {}):
         if item.key in found or _recorded(item.key, records) or item.trial.kind not in ("distill", "datafree"):
             continue
@@ -208,7 +214,7 @@ class Bill:
         for digest in self.queue.trials:
             own = max(0.0, _spent_s(self.state_root, digest) - self._before.get(digest, 0.0)) / 3600
             hours += own
-            gpu_hours += own * self.queue.owner[digest].resources.gpu
+            gpu_hours += own * self.queue.resources(digest).gpu
         return comparison(self.planned, hours, gpu_hours)
 
 
@@ -266,7 +272,7 @@ def _work(trial: Trial) -> list[Any]:
 
 def expectations(state_root: Path, data_root: Path) -> Callable[[Trial, Resources], tuple[str, Source | None, float]]:
     """A function that gives a trial's key, where its price comes from, and seconds of a whole one, as `price` takes them now."""
-    records = _records(state_root)
+    records = _records(state_root, data_root)
 
     def expected(trial: Trial, resources: Resources) -> tuple[str, Source | None, float]:
         key = cost_key(trial, *_place(resources))
@@ -276,9 +282,28 @@ def expectations(state_root: Path, data_root: Path) -> Callable[[Trial, Resource
     return expected
 
 
-def _records(state_root: Path) -> dict[str, list[float]]:
-    """Times of all finished trials in the state root."""
-    found: dict[str, list[float]] = {}
+@dataclass(frozen=True)
+class Finished:
+    """A finished trial as it is on record.
+
+    Attributes:
+        key: see `cost_key`.
+        seconds: of training.
+        device: "cuda" or "cpu"; empty where it was not recorded.
+        threads: on a CPU, else 0.
+        together: trials of its group.
+    """
+
+    trial: Trial
+    key: str
+    seconds: float
+    device: str
+    threads: int
+    together: int
+
+
+def finished(state_root: Path) -> Iterator[Finished]:
+    """All finished trials in the state root."""
     for file in state_root.glob("*/*/result.json"):
         try:
             content = json.loads((file.parent / "trial.json").read_text())
@@ -286,11 +311,33 @@ def _records(state_root: Path) -> dict[str, list[float]]:
             made = provenance.read(read_status(state_root, file.parent.name).folder)
             device = str(made.get("device", ""))
             threads = int(content["execution"]["threads"]) if device == "cpu" else 0
-            key = cost_key(Trial.model_validate(content["trial"]), device, threads)
+            trial = Trial.model_validate(content["trial"])
+            key = cost_key(trial, device, threads)
         except (OSError, ValueError, KeyError, TrainerError):
             continue  # of an older layout or of a method that is gone: it only fails to inform the estimate
-        found.setdefault(key, []).append(seconds)
+        yield Finished(trial, key, seconds, device, threads, int(made.get("together", 1)))
+
+
+def _records(state_root: Path, data_root: Path) -> dict[str, list[float]]:
+    """Times of all finished trials in the state root; of those that were in a group what they would have taken alone."""
+    found: dict[str, list[float]] = {}
+    for each in finished(state_root):
+        seconds = each.seconds * _gain(each.trial, each.together, each.threads, data_root)
+        found.setdefault(each.key, []).append(seconds)
     return found
+
+
+def _gain(trial: Trial, members: int, threads: int, data_root: Path) -> float:
+    """Time of a trial that is alone over its part of a group's; see `sweeps.groups.gain`."""
+    if members == 1:
+        return 1.0
+    return gain(cost.teacher_share(trial, data_root, threads=threads or None), members)
+
+
+def _in_company(item: _Left, members: Mapping[str, int], data_root: Path) -> _Left:
+    size = members.get(item.trial.digest(), 1)
+    sooner = _gain(item.trial, size, _place(item.resources)[1], data_root)
+    return replace(item, share=item.share / sooner, members=size)
 
 
 def _recorded(key: str, records: Records) -> Sequence[float]:
@@ -301,7 +348,7 @@ def _recorded(key: str, records: Records) -> Sequence[float]:
 
 def _place(resources: Resources) -> tuple[str, int]:
     """Device and threads of trials with these resources, as a worker sets them."""
-    return ("cuda", 0) if resources.gpu else ("cpu", max(1, int(resources.cpu)))
+    return resources.device, 0 if resources.gpu else resources.threads
 
 
 def _left(plans: Sequence[Plan], state_root: Path, to_come: Mapping[str, int]) -> Iterator[_Left]:
@@ -347,7 +394,7 @@ def _priced(item: _Left, records: Records, probed: Mapping[str, float], data_roo
         source, seconds = "computed", cost.seconds(item.trial, data_root, threads=threads if device == "cpu" else None)
     if seconds is None:
         source, seconds = None, 0.0
-    return _Left(item.trial, item.resources, item.key, item.share, source, seconds)
+    return replace(item, source=source, seconds=seconds)
 
 
 def _hours(items: Sequence[_Left], records: Records, weight: Callable[[_Left], float]) -> Hours:
@@ -397,7 +444,7 @@ def _wall_hours(items: Sequence[_Left], total: float) -> float | None:
     ]
     if not fits or min(fits) < 1 or any(item.source is None for item in items):
         return None
-    times = {item.trial.digest(): item.seconds * item.share / 3600 for item in items}
+    times = {item.trial.digest(): item.members * item.seconds * item.share / 3600 for item in items}
 
     def chain(trial: Trial) -> float:
         return times.get(trial.digest(), 0.0) + max((chain(up) for up in trial.upstreams()), default=0.0)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from optuna.exceptions import StorageInternalError
 
+from sweeps import groups
 from sweeps.plan import Plan
 from sweeps.pruners import EPOCHWISE
 from sweeps.search import CellStudy, Suggestion
-from trainers.attempts import State, heal, machine_fault, note_machine_fault, read_status
-from trainers.config import Trial
+from sweeps.spec import Resources
+from trainers.attempts import State, fixed_execution, heal, machine_fault, note_machine_fault, read_status
+from trainers.config import Execution, Trial
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +49,16 @@ class Queue:
         self.owner: dict[str, Plan] = {}
         self.waiting: list[str] = []
         self.running: set[str] = set()
+        self.groups: dict[str, tuple[str, ...]] = {}  # what each was started with last, itself included
         self.failed: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
         self.fresh: set[str] = set()  # nobody had begun these when they came here
         self._not_before: dict[str, float] = {}
         self._crashes: dict[str, int] = {}
         self._alone: set[str] = set()
+        self._likeness: dict[str, Hashable] = {}
+        self._share: Callable[[Trial], float] | None = None
+        self._resources: dict[str, Resources] = {}
         self._upstream: dict[str, tuple[str, ...]] = {}
         self._done: set[str] = set()
         self._retry_failed = retry_failed
@@ -79,9 +86,83 @@ class Queue:
                 self._note_storage_away(error)
                 digest = self._ready()
             if digest is not None:
-                self.waiting.remove(digest)
-                self.running.add(digest)
+                self._start([digest], (digest,))
             return digest
+
+    def companions(self, first: str, most: int, places: int) -> list[str]:
+        """Trials that start together with `first`, which `next` has just given, and share its teacher's passes.
+
+        A trial that ended by a fault of the machine before is nobody's companion: one that takes its worker down must not use
+        up the others' turns.
+
+        Args:
+            most: of a group, `first` included.
+            places: trials, or groups of them, that run at a time.
+        """
+        with self._lock:
+            if most < 2 or self._like(first) is None:
+                return []
+            ready = [digest for digest in self.waiting if self._could_start(digest)]
+            alike = [digest for digest in ready if self._like(digest) == self._like(first)]
+            members = groups.size(
+                alike=1 + len(alike),
+                ready=1 + len(ready),
+                running=len(self.running) - 1,
+                free=places - len({self.groups[digest] for digest in self.running}) + 1,
+                places=places,
+                most=most,
+            )
+            execution, found = self._execution(first), list[str]()
+            for digest in alike:
+                if len(found) == members - 1:
+                    break
+                ended = read_status(self.state_root, digest).state in (State.DONE, State.FAILED)  # by another launch
+                if not ended and self._execution(digest) == execution:
+                    found.append(digest)
+            self._start(found, (first, *found))
+            return found
+
+    def pack(self, share: Callable[[Trial], float]) -> None:
+        """Trials on a GPU get the share of it that `share` says, from now on."""
+        with self._lock:
+            self._share = share
+            self._resources.clear()
+            self._likeness.clear()
+
+    def resources(self, digest: str) -> Resources:
+        """What Ray reserves for the trial."""
+        with self._lock:
+            if digest not in self._resources:
+                wanted = self.owner[digest].resources
+                if wanted.gpu and self._share is not None:
+                    wanted = wanted.model_copy(update={"gpu": self._share(self.trials[digest])})
+                self._resources[digest] = wanted
+            return self._resources[digest]
+
+    def _start(self, digests: list[str], group: tuple[str, ...]) -> None:
+        for digest in digests:
+            self.waiting.remove(digest)
+            self.running.add(digest)
+        self.groups |= dict.fromkeys(group, group)
+
+    def _like(self, digest: str) -> Hashable:
+        """As `groups.likeness`; None for trials that must be alone, or whose time or memory somebody wants to know."""
+        if digest in self._alone or digest in self._crashes:
+            return None
+        if digest not in self._likeness:
+            reported = any(groups.measured(plan) for plan in self.plans if digest in plan.trials)
+            own = groups.likeness(self.trials[digest], self.resources(digest))
+            self._likeness[digest] = None if reported else own
+        return self._likeness[digest]
+
+    def _execution(self, digest: str) -> Execution:
+        fixed = fixed_execution(self.state_root, digest)
+        return fixed or Execution.of_new(self.resources(digest).threads)
+
+    def _could_start(self, digest: str) -> bool:
+        """Whether nothing that this launch knows of holds the trial back."""
+        upstream = self._upstream_of(digest)
+        return self._not_before.get(digest, 0) <= time.monotonic() and all(self._is_done(up) for up in upstream)
 
     def _note_storage_away(self, error: StorageInternalError) -> None:
         if not self._storage_away:
@@ -156,9 +237,11 @@ class Queue:
 
         Args:
             outcome: "done", "failed" (the trial's fault), "stopped" (by a pruner), "crashed" (the machine's fault), "busy" or
-                "fenced" (somebody else has it).
+                "fenced" (somebody else has it). What is not running here any more was taken back before.
         """
         with self._lock:
+            if digest not in self.running:
+                return
             self.running.discard(digest)
             state = read_status(self.state_root, digest).state
             if state is State.DONE or outcome == "stopped":

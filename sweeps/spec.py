@@ -147,6 +147,23 @@ class Resources(Strict):
     cpu: float = Field(1, gt=0, strict=False)
     gpu: float = Field(0, ge=0, strict=False)
 
+    @field_validator("gpu")
+    @classmethod
+    def _whole_or_part(cls, gpu: float) -> float:
+        if gpu > 1 and gpu != int(gpu):
+            raise ValueError("a part of one GPU, or a whole number of them")
+        return gpu
+
+    @property
+    def device(self) -> str:
+        """Where such a trial runs, as torch names it."""
+        return "cuda" if self.gpu else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """Of torch on a CPU."""
+        return max(1, int(self.cpu))
+
 
 class Range(Strict):
     """Bounds of one searched hyper-parameter."""

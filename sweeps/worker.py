@@ -18,13 +18,14 @@ STEP_S = 1.0
 
 
 class TrialRunner(tune.Trainable):
-    """Runs the trial in `config` and, when Tune reuses the actor, the next one.
+    """Runs the trials in `config` together, usually one, and, when Tune reuses the actor, the next ones.
 
-    A fault of the trial ends it here as failed and leaves the actor fit for the next. A fault of the machine ends the actor;
-    the plan suggests the trial again, which then goes on from its last checkpoint.
+    A trial ends here alone: done, failed by its own fault, or taken by somebody else. A fault of the machine ends the actor of a
+    lone trial, and a member of a group without the others; the queue hands the trial out again, and it goes on from its last
+    checkpoint.
     """
 
-    _epochs: Iterator[Any] | None
+    _events: Iterator[tuple[int, Any]] | None
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config)
@@ -35,43 +36,34 @@ class TrialRunner(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
-        """Leaves an unfinished trial free for anybody to continue."""
-        if self._epochs is not None:
-            close = getattr(self._epochs, "close", None)
+        """Leaves unfinished trials free for anybody to continue."""
+        if self._events is not None:
+            close = getattr(self._events, "close", None)
             if close is not None:
                 close()
-            self._epochs = None
+            self._events = None
 
     def step(self) -> dict[str, Any]:
-        from trainers.attempts import Busy
-        from trainers.errors import Fenced, TrainerError
+        """Goes on until the driver must hear of it: each epoch of a watched trial, else what `STEP_S` brings."""
+        from trainers.group import Ended
 
-        assert self._epochs is not None
-        try:
-            return self._advance(self._epochs)
-        except Busy as error:
-            return {"done": True, "outcome": "busy", "cause": str(error)}
-        except Fenced as error:
-            return {"done": True, "outcome": "fenced", "cause": str(error)}
-        except (TrainerError, OSError, ValueError) as error:
-            return {"done": True, "outcome": "failed", "cause": str(error)}
-        except RuntimeError as error:
-            if type(error).__name__ == "OutOfMemoryError":
-                raise
-            return {"done": True, "outcome": "failed", "cause": str(error)}
-
-    def _advance(self, epochs: Iterator[Any]) -> dict[str, Any]:
-        """The next epoch that the driver must hear of: each one of a watched trial, else what `STEP_S` brings."""
-        due = time.monotonic() + (0 if self._watch else STEP_S)
-        for epoch in epochs:
-            if epoch.last:
-                break
-            if time.monotonic() >= due:
-                seen = {name: epoch.row[name] for name in self._watch if name in epoch.row}
-                return {"outcome": "running", "epoch": epoch.number, **seen}
-        for _ in epochs:  # the seal comes after the last epoch
-            pass
-        return {"done": True, "outcome": "done"}
+        assert self._events is not None
+        due, ended = time.monotonic() + STEP_S, list[tuple[str, str, str]]()
+        for index, event in self._events:
+            if isinstance(event, Ended):
+                outcome, cause = _outcome(event.error)
+                if event.error is not None and outcome == "crashed" and len(self._digests) == 1:
+                    raise event.error
+                ended.append((self._digests[index], outcome, cause))
+                self._left -= 1
+            elif event.last:
+                continue  # its seal comes now
+            elif self._watch[index]:
+                seen = {name: event.row[name] for name in self._watch[index] if name in event.row}
+                return {"ended": ended, "digest": self._digests[index], "epoch": event.number, **seen}
+            if self._left and time.monotonic() >= due:
+                return {"ended": ended}
+        return {"ended": ended, "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the trial's own checkpoint is the only one."""
@@ -81,14 +73,49 @@ class TrialRunner(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         from trainers.config import Execution, Trial
-        from trainers.run import run_trial
+        from trainers.group import run_group
 
         sys.path.extend(path for path in config["path"] if path not in sys.path)  # the user's own modules, after ours
-        self._watch: list[str] = config["watch"]
-        self._epochs = run_trial(
-            Trial.model_validate_json(config["trial"]),
+        self._digests: list[str] = config["digests"]
+        self._watch: list[list[str]] = config["watch"]
+        self._left = len(self._digests)
+        self._events = run_group(
+            [Trial.model_validate_json(trial) for trial in config["trials"]],
             Path(config["state"]),
             Path(config["data"]),
             device=config["device"],
             execution=Execution.of_new(config["threads"]),
         )
+
+
+def _outcome(error: Exception | None) -> tuple[str, str]:
+    """How a trial ended, as `Queue.release` takes it, and why."""
+    from trainers.attempts import Busy
+    from trainers.errors import Fenced, TrainerError
+
+    if error is None:
+        return "done", ""
+    if isinstance(error, Busy):
+        return "busy", str(error)
+    if isinstance(error, Fenced):
+        return "fenced", str(error)
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if isinstance(error, TrainerError | OSError | ValueError | RuntimeError) and not out_of_memory:
+        return "failed", str(error)
+    return "crashed", str(error)
+
+
+def peak_memory_mib(trial: str, data_root: str, device: str, path: list[str]) -> float:
+    """Peak memory of a trial, given as JSON, over a few updates on fresh networks.
+
+    Raises:
+        TrainerError, RuntimeError: it cannot be run, or not on this device.
+    """
+    from trainers.config import Execution, Trial
+    from trainers.timing import probe
+
+    sys.path.extend(each for each in path if each and each not in sys.path)
+    execution = Execution.of_new(1)
+    return probe(
+        Trial.model_validate_json(trial), Path(data_root), device=device, execution=execution, most_s=0.0
+    ).peak_memory_mib

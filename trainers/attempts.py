@@ -77,6 +77,15 @@ def record_id(state_root: Path, digest: str) -> str:
     return str(_entry(trial_folder(state_root, digest) / "attempts" / "1")["record"])
 
 
+def fixed_execution(state_root: Path, digest: str) -> Execution | None:
+    """Threads and memory format that the trial's first claim fixed; None where nobody has begun it."""
+    try:
+        entry = _entry(trial_folder(state_root, digest) / "attempts" / "1")
+    except FileNotFoundError:
+        return None
+    return Execution.model_validate(entry["execution"])
+
+
 class Busy(Exception):
     """Somebody else is training this trial."""
 
@@ -315,8 +324,7 @@ def claim(trial: Trial, state_root: Path, execution: Execution, *, lease_s: floa
     attempts = folder / "attempts"
     attempts.mkdir(parents=True, exist_ok=True)
     status = read_status(state_root, digest)
-    if status.number:  # threads are fixed by the first claim, of which there is exactly one
-        execution = Execution.model_validate(_entry(attempts / "1")["execution"])
+    execution = fixed_execution(state_root, digest) or execution
     if status.state is State.DONE:
         publish(folder)
         raise Busy("done")

@@ -20,9 +20,14 @@ T = TypeVar("T")
 
 
 class Common:
-    """What trials of one group make once and use together; alone, a trial has one of its own."""
+    """What trials of one group make once and use together; alone, a trial has one of its own.
 
-    def __init__(self) -> None:
+    Attributes:
+        size: trials that began together.
+    """
+
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
         self._made: dict[str, Any] = {}
 
     def once(self, name: str, make: Callable[[], T]) -> T:

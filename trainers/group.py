@@ -54,6 +54,10 @@ class Member:
         self.clock = Stopwatch()
         self.events = start(self.clock)
 
+    def turn(self, members: int) -> int:
+        """Place among those that stand at the same update."""
+        return (self.index + max(0, self.position[1])) % members
+
     def advance(self) -> Epoch | Ended | None:
         """Goes on to the next stop; None where that is only another update."""
         try:
@@ -79,19 +83,22 @@ def run_group(
     execution: Execution | None = None,
     lease_s: float = LEASE_S,
 ) -> Iterator[tuple[int, Epoch | Ended]]:
-    """`run_trial` for several trials that see the same batches and the same teacher.
+    """`run_trial` for several trials that see the same batches and the same teacher, or for any one.
 
     Each claims, trains, checkpoints and seals as if it were alone, and ends up with the same bits. The one that is furthest
-    behind always makes the next update, so that a continued trial waits until the others have come to where it stands.
+    behind always makes the next update, so that a continued trial waits until the others have come to where it stands. Of
+    those that stand together another one comes first in each update, so that each makes its share of the teacher's passes.
 
     Yields:
-        Index of a trial with an epoch that is safe on disk, or with its end, of which each has one.
+        Index of a trial with an epoch that is safe on disk, or with its end, of which each has one. One whose first claim fixed
+        other threads or another memory format ends as busy.
 
     Raises:
         ConfigError: the trials do not share a teacher's answers.
     """
-    require_common(trials)
-    common = Common()
+    if len(trials) > 1:
+        require_common(trials)
+    common = Common(len(trials))
 
     def starter(trial: Trial) -> Callable[[Stopwatch], Iterator[Step | Epoch]]:
         return lambda clock: run_steps(
@@ -110,7 +117,7 @@ def run_group(
         for member in members:
             stack.enter_context(closing(member.events))  # type: ignore[type-var]
         while members:
-            behind = min(members, key=lambda member: member.position)
+            behind = min(members, key=lambda member: (member.position, member.turn(len(trials))))
             event = behind.advance()
             if isinstance(event, Ended):
                 members.remove(behind)

@@ -27,8 +27,12 @@ DISTRIBUTION = "distill-sweeps"
 HERE = Path(__file__).resolve().parent
 
 
-def record(state_root: Path, attempt: Path, device: torch.device, images: DataSet) -> None:
-    """Writes `made_with.json` into an attempt's folder, and the changed code, where there is any, into the state root once."""
+def record(state_root: Path, attempt: Path, device: torch.device, images: DataSet, *, together: int = 1) -> None:
+    """Writes `made_with.json` into an attempt's folder, and the changed code, where there is any, into the state root once.
+
+    Args:
+        together: trials of the group that shares a teacher pass; 1 for a trial that is alone.
+    """
     text = patch()
     name = hashlib.sha256(text.encode()).hexdigest() if text else ""
     if text and not patch_file(state_root, name).exists():
@@ -40,6 +44,7 @@ def record(state_root: Path, attempt: Path, device: torch.device, images: DataSe
         "device": device.type,
         "device_name": device_name(device),
         "data_sha256": content_sha256(images),
+        "together": together,
     }
     checkpoint.replace_bytes(attempt / FILE, json.dumps(content, indent=1).encode())
 

@@ -11,7 +11,7 @@ from contextlib import closing
 from contextvars import ContextVar
 from pathlib import Path
 
-from trainers.attempts import LEASE_S, Attempt, claim, heal
+from trainers.attempts import LEASE_S, Attempt, Busy, claim, heal
 from trainers.config import Execution, Trial
 from trainers.errors import Fenced
 from trainers.feed import Common
@@ -64,6 +64,8 @@ def run_steps(
 ) -> Generator[Step | Epoch, None, None]:
     """`run_trial` with a stop before every update of a trial that may share its teacher's answers: see `train_steps`."""
     with claim(trial, state_root, execution or Execution(), lease_s=lease_s) as attempt:
+        if common is not None and common.once("execution", lambda: attempt.execution) != attempt.execution:
+            raise Busy("its first claim fixed other threads or another memory format than those of its group")
         handler = _log_to(attempt)
         try:
             rows = yield from _epochs(attempt, trial, state_root, data_root, device, common, clock)
@@ -125,6 +127,8 @@ def _epochs(
                 logger.info("epoch=%d %s", event.number, _shown(event.row))
             yield event
             _LOG.set(attempt.folder)
+            if isinstance(event, Epoch):
+                attempt.require_ownership()  # a pruner may have cut it meanwhile: the next epoch is not for it
     return rows
 
 

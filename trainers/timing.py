@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -17,7 +17,7 @@ from trainers import data, metrics, models
 from trainers.config import Execution, Trial
 from trainers.errors import TrialError
 from trainers.methods import freeze
-from trainers.train import Setup, lay_out, make_loop, prepare_process, require_runnable
+from trainers.train import Setup, lay_out, make_loop, peak_memory_mib, prepare_process, require_runnable
 
 MOST_S = 5.0
 """Time that the updates of one trial may take, its first ones not counted."""
@@ -32,14 +32,39 @@ class _Enough(Exception):
     """Ends an epoch in its middle."""
 
 
+class Probe(NamedTuple):
+    """What a trial takes.
+
+    Attributes:
+        seconds: of all its training, start-up left out, extrapolated.
+        peak_memory_mib: so far: allocated on the device, or resident in this process on a CPU.
+    """
+
+    seconds: float
+    peak_memory_mib: float
+
+
 def probe_s(trial: Trial, data_root: Path, *, device: str = "cpu", execution: Execution | None = None) -> float:
-    """Estimated training time of a trial in seconds, start-up left out: a few updates and a part of an evaluation, extrapolated.
+    """The time that `probe` gives."""
+    return probe(trial, data_root, device=device, execution=execution).seconds
+
+
+def probe(
+    trial: Trial,
+    data_root: Path,
+    *,
+    device: str = "cpu",
+    execution: Execution | None = None,
+    most_s: float = MOST_S,
+) -> Probe:
+    """Time and memory of a trial from a few updates and a part of an evaluation.
 
     Needs no upstream: networks are as initialised, which costs the same. What a method does before its recipe's epochs
     is counted at the recipe's pace.
 
     Args:
         trial: of kind "distill" or "datafree".
+        most_s: time that its updates may take, its first ones not counted; there are two cycles of them at the least.
 
     Raises:
         TrainerError: images are missing, or the trial cannot be run.
@@ -54,7 +79,7 @@ def probe_s(trial: Trial, data_root: Path, *, device: str = "cpu", execution: Ex
         loop: Any = make_loop(setup)
         updates = trial.protocol.updates_per_epoch or -(-len(setup.images.train) // trial.protocol.batch_size)
         cycle = getattr(loop.method, "student_steps", 1) if trial.kind == "datafree" else 1
-        per_update = _per_update_s(loop, place, cycle)
+        per_update = _per_update_s(loop, place, cycle, most_s)
         loop.student.eval()
         started = time.perf_counter()
         part = setup.images.test.take(torch.arange(min(EVALUATED, len(setup.images.test)), device=place))
@@ -62,10 +87,10 @@ def probe_s(trial: Trial, data_root: Path, *, device: str = "cpu", execution: Ex
         evaluated = (time.perf_counter() - started) / len(part)
     held_out = 0 if setup.images.val is None else len(setup.images.val)
     evaluation = evaluated * (len(setup.images.test) + held_out)
-    return float(loop.total_epochs * (per_update * updates + evaluation))
+    return Probe(float(loop.total_epochs * (per_update * updates + evaluation)), peak_memory_mib(place))
 
 
-def _per_update_s(loop: Any, place: torch.device, cycle: int) -> float:
+def _per_update_s(loop: Any, place: torch.device, cycle: int, most_s: float) -> float:
     """Seconds of one update of the student, over whole cycles; the first one, which warms up, is left out where there are more.
 
     Args:
@@ -83,7 +108,7 @@ def _per_update_s(loop: Any, place: torch.device, cycle: int) -> float:
         if optimizer is loop.optimizer:
             ends.append(now)
             timed = now - ends[min(cycle, len(ends)) - 1]
-            if len(ends) % cycle == 0 and len(ends) >= 2 * cycle and (timed > MOST_S or len(ends) >= MOST_UPDATES):
+            if len(ends) % cycle == 0 and len(ends) >= 2 * cycle and (timed >= most_s or len(ends) >= MOST_UPDATES):
                 raise _Enough
         if now - began > LONGEST_S and len(ends) < 2 * cycle:
             raise TrialError(

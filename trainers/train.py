@@ -218,7 +218,7 @@ def train_steps(
     setup = _setup(trial, state_root, data_root, place, attempt / "pool", common)
     setup = replace(setup, clock=clock)
     lay_out(setup, execution)
-    provenance.record(state_root, attempt, place, setup.images)
+    provenance.record(state_root, attempt, place, setup.images, together=common.size)
     loop = make_loop(setup)
     file = attempt / "checkpoint.pt"
     progress = _restore(file, loop, place) if file.exists() else Progress()

@@ -207,6 +207,56 @@ def test_list_as_json(place: Any, run_sweep: Run) -> None:
     assert rows[9]["kind"] == "search"
 
 
+def test_a_plan_says_which_trials_share_a_teachers_passes(
+    place: Any, run_sweep: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    file = place.write(swap={'"4", value = 4.0 }': '"4", value = 4.0 }, { label = "8", value = 8.0 }'})
+    argv = ("plan", file, "--profile", "paper")
+    out = run_sweep(*argv)[1]
+    assert "groups: 6 trials share teacher passes in 2 groups of 3\n" in out
+    assert "groups: 4 trials share teacher passes in 2 groups of 2\n" in run_sweep(*argv, "--group", "2")[1]
+    alone = run_sweep(*argv, "--no-group")
+    assert (alone[0], "groups:" in alone[1]) == (0, False)
+    together, apart = (json.loads(run_sweep(*argv, *more, "--json")[1]) for more in ((), ("--no-group",)))
+    assert [len(group) for group in together["groups"]] == [3, 3]
+    assert apart["groups"] == []
+    assert together["price"]["trial_hours"] < apart["price"]["trial_hours"]
+    assert run_sweep(*argv, "--group", "2", "--no-group")[0] == 2
+
+
+def test_resources_of_the_command_line_go_before_those_of_the_file(
+    place: Any, run_sweep: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    argv = ("plan", place.write(swap={"seeds = [0]": "seeds = [0]\nresources = { cpu = 2, gpu = 2 }"}), "--profile")
+    assert "a trial needs 2 GPU, but this machine has 0" in run_sweep(*argv, "paper")[1]
+    assert "a trial needs 0.25 GPU, but" in run_sweep(*argv, "paper", "--gpu", "0.25")[1]
+    auto = run_sweep(*argv, "paper", "--gpu", "auto")[1]
+    assert "a trial needs 1 GPU, but" in auto
+    assert "gpu: shares are measured when the run starts" in auto
+    none = run_sweep(*argv, "paper", "--gpu", "0", "--cpu", "4096")[1]
+    assert "GPU" not in none
+    assert "a trial needs 4096 CPU, but" in none
+    assert "a trial needs 8192 CPU, but" in run_sweep(*argv, "demo", "--cpu", "8192")[1]  # which has resources, too
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("--gpu", "1.5"), "--gpu 1.5: Value error, a part of one GPU, or a whole number of them"),
+        (("--gpu", "-1"), "--gpu -1: Input should be greater than or equal to 0"),
+        (("--cpu", "0"), "--cpu 0: Input should be greater than 0"),
+        (("--cpu", "nan"), "--cpu nan: "),
+        (("--gpu", "much"), "'much' is neither a number of GPUs nor 'auto'"),
+    ],
+)
+def test_amounts_that_are_none_are_refused(argv: tuple[str, str], says: str, place: Any, run_sweep: Run) -> None:
+    code, _, err = run_sweep("plan", place.write(), "--profile", "paper", *argv)
+    assert code == 2
+    assert says in err
+
+
 def test_plan_as_json(swept: Any, run_sweep: Run) -> None:
     content = answer(run_sweep, "plan", "cudfkd/fig9", "--profile", "demo")
     (plan,) = content["plans"]

@@ -90,6 +90,19 @@ def test_epochs_of_an_earlier_launch_are_not_to_be_done_again() -> None:
     assert left_s(tracks, 2, 4.0) == pytest.approx(3 * 2.0)  # a's; b has one left
 
 
+def test_trials_that_share_a_place_are_counted_in_parts() -> None:
+    # a and b share a place: 4 s on the clock for an epoch of each, so 2 s of the place. Each has 3 epochs left, so the place is
+    # free in 12 s; the other one is free now. c and d take 5 * 2 s: one after the other there, 20 s; so d goes to the first, 22 s.
+    tracks = {name: track(STUDENT, 0.0) for name in "ab"} | {name: track(STUDENT) for name in "cd"}
+    for each in (tracks["a"], tracks["b"]):
+        each.place, each.sharing = "ab", 2
+        each.add(1, 4.0)
+        each.add(2, 8.0)
+    assert left_s(tracks, 2, 8.0) == pytest.approx(20.0)
+    assert left_s(tracks, 1, 8.0) == pytest.approx(12.0 + 20.0)
+    assert left_s(tracks, 1, 10.0) == pytest.approx(10.0 + 20.0)  # 2 s of an epoch are over, 1 s of either's part
+
+
 def test_suggestions_to_come_cost_what_the_others_do() -> None:
     tracks = {"a": track(STUDENT, 0.0, (1, 2, 3, 4, 5), 5.0), "b": track(STUDENT)}
     assert left_s(tracks, 1, 5.0) == pytest.approx(5.0)

@@ -3,30 +3,161 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sweeps import launch
+from sweeps import launch, packing
 from sweeps.errors import SetupError
+from sweeps.groups import Grouping, Room
 from sweeps.launch import Cluster, QueueSearcher
 from sweeps.queue import Queue
 from trainers import attempts
-from trainers.config import Execution
+from trainers.config import Execution, Trial
+
+
+def searching(place: Any, queue: Queue) -> QueueSearcher:
+    """For one place, and groups of four."""
+    return QueueSearcher(queue, place.settings, Grouping(1, Room(None, None), place.settings.data, asked=4))
 
 
 @pytest.mark.parametrize(("asked", "alone"), [(0.25, 1.0), (1, 1.0), (2, 2.0), (0, 0)])
 def test_a_trial_that_ran_out_of_device_memory_gets_a_device_for_itself(place: Any, asked: float, alone: float) -> None:
     text = f"seeds = [0]\nresources = {{ cpu = 1, gpu = {asked} }}"
     queue = Queue([place.plan(place.write(swap={"seeds = [0]": text}), pair="A")], [], place.state)
-    searcher = QueueSearcher(queue, place.settings)
+    searcher = searching(place, queue)
     first = searcher.suggest("one")
     assert first["gpu"] == asked
-    with attempts.claim(queue.trials[first["digest"]], place.state, Execution(), lease_s=0.1) as attempt:
+    with attempts.claim(queue.trials[first["digests"][0]], place.state, Execution(), lease_s=0.1) as attempt:
         attempt.note_machine_fault("CUDA out of memory", "device_memory")
     searcher.on_trial_complete("one", error=True)
     again = searcher.suggest("two")
-    assert (again["digest"], again["gpu"]) == (first["digest"], alone)
+    assert (again["digests"], again["gpu"]) == (first["digests"], alone)
+
+
+def grid(place: Any, **options: Any) -> Queue:
+    """Two students whose teacher is done."""
+    plan = place.plan(place.write(**options), pair="A")
+    place.train(next(iter(plan.trials.values())))
+    return Queue([place.plan("grid.toml", pair="A")], [], place.state)
+
+
+def test_a_group_is_one_of_tunes_trials_whose_members_end_one_by_one(place: Any) -> None:
+    queue = grid(place)
+    searcher = searching(place, queue)
+    config = searcher.suggest("one")
+    first, second = config["digests"]
+    assert [queue.trials[d].model_dump_json() for d in (first, second)] == config["trials"]
+    assert config["watch"] == [[], []]
+    assert searcher.suggest("two") is None
+    place.train(queue.trials[second])
+    searcher.on_trial_result("one", {"ended": [(second, "done", "")]})
+    assert queue.running == {first}
+    place.train(queue.trials[first], end="failed")
+    searcher.on_trial_complete("one", {"ended": [(second, "done", ""), (first, "failed", "loss is nan")], "done": True})
+    assert queue.finished()
+    assert queue.failed == {first: "loss is nan"}
+
+
+def test_trials_of_a_group_whose_worker_died_are_alone_next_time(place: Any) -> None:
+    searcher = searching(place, grid(place))
+    first, second = searcher.suggest("one")["digests"]
+    searcher.on_trial_complete("one", error=True)
+    again = [searcher.suggest(name)["digests"] for name in ("two", "three")]
+    assert sorted(again) == sorted([[first], [second]])
+
+
+def test_a_pruned_member_is_taken_back_and_the_last_one_ends_tunes_trial(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = grid(place)
+    searcher, scheduler = searching(place, queue), launch.StudyScheduler(queue)
+    trial = SimpleNamespace(config=searcher.suggest("one"))
+    first, second = trial.config["digests"]
+    for digest in (first, second):
+        place.train(queue.trials[digest], (50.0,), end=None)
+    monkeypatch.setattr(queue, "should_prune", lambda digest, epoch, row: row["val/acc1_pct"] < 50)
+    row = {"ended": [], "epoch": 0, "val/acc1_pct": 60.0}
+    assert scheduler.on_trial_result(None, trial, {"ended": []}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, trial, {**row, "digest": first}) == "CONTINUE"
+    assert queue.running == {first, second}
+    row["val/acc1_pct"] = 40.0
+    assert scheduler.on_trial_result(None, trial, {**row, "digest": first}) == "CONTINUE"
+    assert queue.running == {second}
+    searcher.on_trial_result("one", {"ended": [(first, "fenced", "taken over")]})  # as its worker meets the seal
+    assert first not in queue.waiting
+    assert scheduler.on_trial_result(None, trial, {**row, "digest": second}) == "STOP"
+    searcher.on_trial_complete("one", {**row, "digest": second})
+    assert not queue.running and not queue.waiting
+    states = [attempts.read_status(place.state, digest).state.value for digest in (first, second)]
+    assert states == ["stopped", "stopped"]
+
+
+GPU = {"seeds = [0]": "seeds = [0]\nresources = { cpu = 1, gpu = 1 }"}
+
+
+class Ray:
+    """Stands for Ray where tasks are put on GPUs: each is run at once, here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, device_mib: float | None) -> None:
+        self.asked: list[dict[str, Any]] = []
+        monkeypatch.setattr(launch.ray, "remote", self.remote)
+        monkeypatch.setattr(launch.ray, "get", lambda answer: answer())
+        bytes_ = None if device_mib is None else device_mib * packing.MIB
+        monkeypatch.setattr(launch, "device_bytes", lambda settings: bytes_)
+
+    def remote(self, **options: Any) -> Any:
+        self.asked.append(options)
+        return lambda function: SimpleNamespace(remote=lambda *given: lambda: function(*given))
+
+
+def test_each_kind_of_trial_is_measured_once_and_gets_its_share(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue([place.plan(place.write(swap=GPU))], [], place.state)
+    ray = Ray(monkeypatch, 16_000.0)
+
+    def peak(trial: str, *_: Any) -> float:
+        student = Trial.model_validate_json(trial)
+        if student.teacher is None:
+            raise RuntimeError("CUDA error\nout of luck")  # the guess stands
+        return 4000.0 if student.teacher.network == "resnet14" else 8000.0
+
+    monkeypatch.setattr(launch, "peak_memory_mib", peak)
+    launch.pack(queue, place.settings)
+    assert [options["num_gpus"] for options in ray.asked] == [1] * 4  # two teachers, students of either
+    shares = {queue.names[digest]: queue.resources(digest).gpu for digest in queue.trials}
+    assert shares.pop("teacher resnet14 seed=0") == shares.pop("teacher resnet20 seed=0") == 1 / packing.MOST
+    assert {name.split()[0]: round(share, 4) for name, share in shares.items()} == {"pair=A": 0.35, "pair=B": 0.6625}
+    assert launch.concurrency(queue, Cluster(64.0, 2.0)) == 16  # as many as there may be of the smallest
+    searcher = QueueSearcher(queue, place.settings, Grouping(2, Room(None, 1e12), place.settings.data))
+    first = searcher.suggest("one")
+    assert (first["gpu"], first["device"], first["cpu"]) == (1 / packing.MOST, "cuda", 1.0)
+
+
+def test_a_packed_trial_that_ran_out_of_memory_gets_the_device(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = place.plan(place.write(swap=GPU), pair="A")
+    place.train(next(iter(plan.trials.values())))
+    queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
+    queue.pack(lambda trial: 0.25)
+    searcher = searching(place, queue)
+    group = searcher.suggest("one")
+    first, second = group["digests"]
+    assert group["gpu"] == 0.25
+    with attempts.claim(queue.trials[first], place.state, Execution(), lease_s=0.1) as attempt:
+        attempt.note_machine_fault("CUDA out of memory", "device_memory")
+    place.train(queue.trials[second])
+    searcher.on_trial_result("one", {"ended": [(first, "crashed", "CUDA out of memory")]})
+    searcher.on_trial_complete("one", {"ended": [(second, "done", "")], "done": True})
+    again = searcher.suggest("two")
+    assert (again["digests"], again["gpu"]) == ([first], 1.0)
+    assert queue.failed == {}
+
+
+def test_shares_need_a_gpu_that_says_how_large_it_is(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue([place.plan(place.write(swap=GPU), pair="A")], [], place.state)
+    Ray(monkeypatch, None)
+    with pytest.raises(SetupError, match=r"give a share, such as --gpu 0\.5"):
+        launch.pack(queue, place.settings)
 
 
 def test_demands_that_no_node_of_the_cluster_meets_are_refused(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +221,7 @@ def test_a_ray_that_dies_here_is_started_again_and_its_trials_get_another_turn(
     place.write()
     queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
     ray = DyingRay(2, monkeypatch)
-    launch.fit(queue, place.settings, 1)
+    launch.fit(queue, place.settings, Grouping(1, Room(None, None), place.settings.data))
     assert (ray.fits, ray.starts) == (3, 2)
     assert len(queue.running) == 1  # the last one's
     assert queue.failed == {}
@@ -101,7 +232,7 @@ def test_a_ray_that_dies_again_and_again_is_given_up(place: Any, monkeypatch: py
     queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
     DyingRay(99, monkeypatch)
     with pytest.raises(SetupError, match="Ray's raylet died 4 times on this machine"):
-        launch.fit(queue, place.settings, 1)
+        launch.fit(queue, place.settings, Grouping(1, Room(None, None), place.settings.data))
 
 
 def test_an_error_that_is_not_rays_death_is_no_reason_to_start_it_again(
@@ -112,7 +243,7 @@ def test_an_error_that_is_not_rays_death_is_no_reason_to_start_it_again(
     ray = DyingRay(1, monkeypatch)
     monkeypatch.setattr(launch, "dead_services", list)
     with pytest.raises(RuntimeError, match="whatever"):
-        launch.fit(queue, place.settings, 1)
+        launch.fit(queue, place.settings, Grouping(1, Room(None, None), place.settings.data))
     assert ray.starts == 0
 
 

@@ -12,6 +12,7 @@ import pytest
 from sweeps import cost, prices
 from sweeps.prices import Hours
 from sweeps.queue import Queue
+from trainers import provenance
 from trainers.config import DataSpec, Trial
 
 
@@ -115,6 +116,27 @@ def test_records_are_averaged_and_a_shared_trial_counts_once(place: Any) -> None
     price = priced(place, plan, plan)
     assert (price.known, price.computed) == (4, 0)
     assert price.trial.mean == pytest.approx(4 * 1.5)
+
+
+def test_trials_of_a_group_are_charged_their_part_of_the_teachers_passes(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # t = s: alone 2 t, one of two 1.5 t, so a group's member that took 1.5 h would have taken 2 h alone
+    monkeypatch.setattr(cost, "teacher_share", lambda *_, **__: 0.5)
+    plan = place.plan(place.write(), pair="A", seeds=(0, 1))
+    trials = named(plan)
+    place.train(trials["teacher resnet14 seed=0"], result={"time/total_s": 60.0})
+    attempt = place.train(trials["pair=A temperature=2 seed=0"], result={"time/total_s": 1.5 * 3600})
+    made = {"device": "cpu", "together": 2}
+    (attempt.folder / provenance.FILE).write_text(json.dumps(made))
+    plan = place.plan("grid.toml", pair="A", seeds=(0, 1))
+    alone = priced(place, plan)
+    assert (alone.known, alone.trial.mean) == (3, pytest.approx(3 * 2.0))
+    pair = [trials[f"pair=A temperature={number} seed=1"].digest() for number in (2, 4)]
+    together = priced(place, plan, members=dict.fromkeys(pair, 2))
+    assert together.trial.mean == pytest.approx(2.0 + 2 * 1.5)
+    monkeypatch.setattr(prices.os, "cpu_count", lambda: 4)
+    assert priced(place, plan, members=dict.fromkeys(pair, 2), local=True).wall_hours == pytest.approx(2 * 1.5)
 
 
 def test_what_is_left_of_a_partial_trial_costs_its_share(place: Any) -> None:

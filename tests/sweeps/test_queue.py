@@ -280,6 +280,123 @@ def test_a_held_trial_is_left_to_its_owner(place: Any) -> None:
         assert place.plan("grid.toml", pair="A").states[digest] is State.PARTIAL
 
 
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+WIDE = {
+    "values = [{ label": 'values = [{ label = "1", value = 1.0 }, { label = "3", value = 3.0 }, { label',
+}
+
+
+def taught(place: Any, *, swap: dict[str, str] | None = None, **only: str) -> Queue:
+    """Students whose teachers are done: temperatures 1 to 4 for each pair of networks."""
+    plan = place.plan(place.write(swap=WIDE if swap is None else swap), **only)
+    for digest, trial in plan.trials.items():
+        if plan.names[digest].startswith("teacher") and plan.states[digest] is State.NEW:
+            place.train(trial)
+    return Queue([place.plan("grid.toml", **only)], [], place.state)
+
+
+def start(queue: Queue, places: int, most: int = 8) -> list[str]:
+    """The next group, by the temperature of its members."""
+    first = queue.next()
+    assert first is not None
+    found = [first, *queue.companions(first, most, places)]
+    assert set(found) <= queue.running
+    assert {queue.groups[digest] for digest in found} == {tuple(found)}
+    return [temperature(queue, digest) for digest in found]
+
+
+def temperature(queue: Queue, digest: str) -> str:
+    """Of a student; "" of a teacher."""
+    return queue.names[digest].partition("temperature=")[2][:1]
+
+
+def test_students_of_one_teacher_start_together_and_are_shared_out(place: Any) -> None:
+    assert start(taught(place, pair="A"), places=1) == ["1", "3", "2", "4"]
+    queue = taught(place, pair="A")
+    assert [start(queue, places=2), start(queue, places=2)] == [["1", "3"], ["2", "4"]]
+    queue = taught(place, pair="A")
+    assert [start(queue, places=3) for _ in range(3)] == [["1", "3"], ["2"], ["4"]]
+    assert queue.next() is None
+
+
+def test_a_group_is_no_larger_than_allowed_and_has_one_teacher(place: Any) -> None:
+    queue = taught(place)
+    assert start(queue, places=1, most=3) == ["1", "3", "2"]
+    assert start(queue, places=1, most=3) == ["4"]  # the other pair has another teacher
+    assert start(queue, places=1, most=1) == ["1"]
+    assert start(queue, places=1) == ["3", "2", "4"]
+
+
+def test_one_that_waits_for_its_teacher_or_is_done_elsewhere_is_no_companion(place: Any) -> None:
+    queue = taught(place, pair="A")
+    place.train(next(t for d, t in queue.trials.items() if temperature(queue, d) == "3"))  # by another launch
+    assert start(queue, places=1) == ["1", "2", "4"]
+    fresh = Queue([place.plan("grid.toml", pair="B")], [], place.state)
+    teacher = fresh.next()
+    assert teacher is not None
+    assert fresh.companions(teacher, 8, 1) == []
+
+
+def test_one_that_was_begun_with_other_threads_starts_apart(place: Any) -> None:
+    queue = taught(place, pair="A")
+    two, four = (t for d, t in queue.trials.items() if temperature(queue, d) in ("2", "4"))
+    for trial, execution in ((two, Execution(threads=1)), (four, Execution.of_new(1))):
+        with attempts.claim(trial, place.state, execution):
+            pass
+    assert start(queue, places=1) == ["1", "3", "4"]
+    assert start(queue, places=1) == ["2"]
+
+
+def test_trials_whose_time_is_reported_are_alone(place: Any) -> None:
+    timed = {'metrics = ["test/acc1_pct"]': 'metrics = ["test/acc1_pct", "time/train_s"]'}
+    assert start(taught(place, swap={**WIDE, **timed}, pair="A"), places=1) == ["1"]
+
+
+def test_members_of_a_group_that_died_are_tried_again_alone_each_with_its_own_turns(place: Any) -> None:
+    queue = taught(place, pair="A")
+    start(queue, places=1, most=3)
+    poison, *others = queue.groups[next(iter(queue.running))]
+    for digest in (poison, *others):
+        queue.release(digest, "crashed", "killed by signal 9")
+    ended = []
+    while (digest := queue.next()) is not None:
+        assert queue.companions(digest, 8, 1) == []
+        if digest == poison:
+            queue.release(digest, "crashed", "killed by signal 9")
+            continue
+        place.train(queue.trials[digest])
+        queue.release(digest, "done")
+        ended.append(digest)
+    assert "died 4 times" in queue.failed[poison]
+    assert set(others) < set(ended) and len(ended) == 3
+    assert queue.finished()
+
+
+def test_a_member_that_ran_out_of_device_memory_is_alone_from_then_on(place: Any) -> None:
+    queue = taught(place, pair="A")
+    start(queue, places=1, most=2)
+    first, second = queue.groups[next(iter(queue.running))]
+    out_of_memory(place, queue, second)
+    place.train(queue.trials[first])
+    queue.release(first, "done")
+    assert queue.next() == second
+    assert queue.alone(second)
+    assert queue.companions(second, 8, 1) == []
+    assert queue.failed == {}
+
+
+def test_what_was_taken_back_is_not_taken_back_again(place: Any) -> None:
+    queue = taught(place, pair="A")
+    start(queue, places=1, most=2)
+    first, second = queue.groups[next(iter(queue.running))]
+    place.train(queue.trials[first], (50.0,), end="stopped")
+    queue.release(first, "stopped")
+    queue.release(first, "fenced")  # what its worker makes of it
+    assert first not in queue.waiting
+    assert queue.running == {second}
+
+
 # --- with a search ---------------------------------------------------------------------------------------------------
 
 

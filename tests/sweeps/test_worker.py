@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from sweeps.worker import TrialRunner
+from trainers import attempts, checkpoint, provenance
 from trainers.attempts import State, read_status
-from trainers.config import Trial
+from trainers.config import Execution, Trial
+from trainers.train import trial_folder
 
 NOOP = Path(__file__).resolve().parents[2] / "benchmarks" / "noop"
 EXPERIMENT = """
@@ -50,16 +52,30 @@ def trials(place: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Trial]]
         del sys.modules[name]
 
 
-def config(place: Any, trial: Trial, *watch: str) -> dict[str, Any]:
+def config(place: Any, *trials: Trial, watch: tuple[str, ...] = ()) -> dict[str, Any]:
     return {
-        "trial": trial.model_dump_json(),
+        "digests": [trial.digest() for trial in trials],
+        "trials": [trial.model_dump_json() for trial in trials],
+        "watch": [list(watch) for _ in trials],
         "state": str(place.state),
         "data": str(place.settings.data),
         "device": "cpu",
         "threads": 1,
-        "watch": list(watch),
         "path": [],
     }
+
+
+def run(runner: TrialRunner) -> dict[str, tuple[str, str]]:
+    """Steps to the end; outcome and cause of each trial."""
+    found: dict[str, tuple[str, str]] = {}
+    while True:
+        result = runner.step()
+        for digest, outcome, cause in result["ended"]:
+            assert digest not in found
+            found[digest] = outcome, cause
+        if result.get("done"):
+            runner.cleanup()
+            return found
 
 
 def test_quick_epochs_that_nobody_watches_come_in_one_step(
@@ -67,15 +83,16 @@ def test_quick_epochs_that_nobody_watches_come_in_one_step(
 ) -> None:
     monkeypatch.setattr("sweeps.worker.STEP_S", 600.0)  # however slow this machine is
     runner = TrialRunner(config(place, trials[0]))
-    assert runner.step() == {"done": True, "outcome": "done"}
+    assert runner.step() == {"done": True, "ended": [(trials[0].digest(), "done", "")]}
     assert read_status(place.state, trials[0].digest()).state is State.DONE
 
 
 def test_a_pruner_sees_every_epoch_but_the_last(place: Any, trials: list[Trial]) -> None:
-    runner = TrialRunner(config(place, trials[0], "test/acc1_pct"))
+    runner = TrialRunner(config(place, trials[0], watch=("test/acc1_pct",)))
     steps = [runner.step() for _ in range(3)]
     assert [step.get("epoch") for step in steps] == [0, 1, None]
-    assert [step["outcome"] for step in steps] == ["running", "running", "done"]
+    assert [step.get("digest") for step in steps] == [trials[0].digest(), trials[0].digest(), None]
+    assert steps[2]["ended"] == [(trials[0].digest(), "done", "")]
     assert all(0 <= step["test/acc1_pct"] <= 100 for step in steps[:2])
 
 
@@ -84,14 +101,161 @@ def test_slow_epochs_are_reported_though_nobody_watches(
 ) -> None:
     monkeypatch.setattr("sweeps.worker.STEP_S", 0.0)
     runner = TrialRunner(config(place, trials[0]))
-    assert [runner.step()["outcome"] for _ in range(3)] == ["running", "running", "done"]
+    assert [runner.step().get("done", False) for _ in range(3)] == [False, False, True]
 
 
 def test_a_reused_runner_leaves_an_unfinished_trial_free(place: Any, trials: list[Trial]) -> None:
-    runner = TrialRunner(config(place, trials[0], "test/acc1_pct"))
+    runner = TrialRunner(config(place, trials[0], watch=("test/acc1_pct",)))
     runner.step()
     assert runner.reset_config(config(place, trials[1]))
-    assert runner.step()["outcome"] == "done"
+    assert run(runner) == {trials[1].digest(): ("done", "")}
     states = [read_status(place.state, trial.digest()).state for trial in trials]
     assert states == [State.PARTIAL, State.DONE]
     assert (read_status(place.state, trials[0].digest()).folder / "released").exists()  # type: ignore[operator]
+
+
+# --- groups: real trials that share a teacher pass -------------------------------------------------------------------
+
+GROUP = """
+title = "Methods under one teacher"
+paper = "tiny"
+protocol = "demo-scratch"
+teacher_protocol = "demo-scratch"
+seeds = [0]
+
+[report]
+kind = "table"
+metrics = ["test/acc1_pct"]
+rows = "method"
+
+[base]
+data = { name = "digits", train_per_class = 8 }
+teacher = "resnet8"
+student = "resnet8"
+"protocol.epochs" = 3
+"protocol.batch_size" = 16
+"teacher_protocol.epochs" = 1
+
+[[axes]]
+name = "method"
+values = [
+    { label = "KD", method = "kd" },
+    { label = "DKD", method = "dkd" },
+    { label = "CRD", method = "crd", hparams = { negatives = 16 } },
+    { label = "PCKD", method = "pckd" },
+    { label = "PCKD, other beta", method = "pckd", hparams = { beta_cc = 0.1 } },
+]
+"""
+MEASURED = ("time/", "train/images_per_s", "train/peak_memory_mib", "timestamp_ms")
+
+
+@pytest.fixture
+def grouped(place: Any) -> dict[str, Trial]:
+    """Trials of `GROUP` by label; their teacher is done."""
+    plan = place.plan(place.write(GROUP, "group.toml"))
+    teacher = next(iter(plan.trials.values()))
+    assert set(run(TrialRunner(config(place, teacher))).values()) == {("done", "")}
+    return {plan.names[digest].removesuffix(" seed=0").removeprefix("method="): t for digest, t in plan.trials.items()}
+
+
+def bits(state: Path, trial: Trial) -> tuple[list[dict[str, float]], bytes]:
+    """Rows without times, and weights, of a finished trial."""
+    rows = attempts.rows(read_status(state, trial.digest()))
+    weights = checkpoint.load(trial_folder(state, trial.digest()) / "weights.pt")["state"]
+    return (
+        [{name: value for name, value in row.items() if not name.startswith(MEASURED)} for row in rows],
+        b"".join(tensor.numpy().tobytes() for tensor in weights.values()),
+    )
+
+
+def alone(place: Any, trials: list[Trial], folder: Path) -> Any:
+    """A place in another folder where each of the trials was trained by a worker of its own."""
+    other = type(place)(folder)
+    for trial in trials:
+        for upstream in trial.upstreams():
+            source = trial_folder(place.state, upstream.digest())
+            shutil.copytree(source, trial_folder(other.state, upstream.digest()), dirs_exist_ok=True)
+        assert run(TrialRunner(config(other, trial))) == {trial.digest(): ("done", "")}
+    return other
+
+
+def test_a_worker_s_group_has_the_bits_of_workers_for_each(
+    place: Any, grouped: dict[str, Trial], tmp_path: Path
+) -> None:
+    members = [grouped[name] for name in ("KD", "DKD", "CRD")]
+    others = [grouped["PCKD"], grouped["PCKD, other beta"]]  # which see four views of each image
+    solo = alone(place, [*members, *others], tmp_path / "alone")
+    for group in (members, others):
+        assert run(TrialRunner(config(place, *group))) == {trial.digest(): ("done", "") for trial in group}
+    for trial in (*members, *others):
+        assert bits(solo.state, trial) == bits(place.state, trial), trial.method
+        made = provenance.read(read_status(place.state, trial.digest()).folder)
+        assert made["together"] == (3 if trial in members else 2)
+
+
+def test_a_killed_group_goes_on_with_the_same_bits_though_one_is_further(
+    place: Any, grouped: dict[str, Trial], tmp_path: Path
+) -> None:
+    members = [grouped[name] for name in ("KD", "DKD", "CRD")]
+    solo = alone(place, members, tmp_path / "alone")
+    runner = TrialRunner(config(place, *members, watch=("test/acc1_pct",)))
+    for _ in range(4):  # the first epoch of each, and the second one of one
+        runner.step()
+    runner.cleanup()
+    stand = [len(attempts.rows(read_status(place.state, trial.digest()))) for trial in members]
+    assert sorted(stand) == [1, 1, 2]
+    assert set(run(TrialRunner(config(place, *reversed(members)))).values()) == {("done", "")}
+    for trial in members:
+        assert bits(solo.state, trial) == bits(place.state, trial), trial.method
+
+
+def test_a_member_that_a_pruner_cuts_makes_no_further_epoch(place: Any, grouped: dict[str, Trial]) -> None:
+    cut, other = grouped["KD"], grouped["DKD"]
+    runner = TrialRunner(config(place, cut, other, watch=("test/acc1_pct",)))
+    assert runner.step()["digest"] == cut.digest()
+    assert attempts.stop(place.state, cut.digest(), "cut")
+    ended = run(runner)
+    assert ended[other.digest()] == ("done", "")
+    assert ended[cut.digest()][0] == "fenced"
+    status = read_status(place.state, cut.digest())
+    assert status.state is State.STOPPED
+    assert len(attempts.rows(status)) == 1
+    assert len(checkpoint.load(status.folder / "checkpoint.pt")["rows"]) == 1  # type: ignore[operator]
+
+
+def test_members_end_each_in_its_own_way(
+    place: Any, grouped: dict[str, Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is busy elsewhere, one runs out of the device's memory, one has a loss that is not finite; the last one is done."""
+    busy, full, broken, good = (grouped[name] for name in ("KD", "DKD", "CRD", "KD"))
+    broken = broken.model_copy(update={"protocol": broken.protocol.model_copy(update={"lr": 1e30})})
+    good = good.model_copy(update={"student": "resnet14"})
+
+    class OutOfMemoryError(RuntimeError):
+        """As torch names it."""
+
+    def dkd_loss(*_: Any, **__: Any) -> Any:
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it.")
+
+    monkeypatch.setattr("trainers.methods.dkd.dkd_loss", dkd_loss)
+    with attempts.claim(busy, place.state, Execution()):
+        ended = run(TrialRunner(config(place, busy, full, broken, good)))
+    assert {digest: outcome for digest, (outcome, _) in ended.items()} == {
+        busy.digest(): "busy",
+        full.digest(): "crashed",
+        broken.digest(): "failed",
+        good.digest(): "done",
+    }
+    fault = attempts.machine_fault(read_status(place.state, full.digest()))
+    assert fault is not None and fault["kind"] == "device_memory"
+    with pytest.raises(OutOfMemoryError):  # alone, it takes the worker with it
+        run(TrialRunner(config(place, full)))
+
+
+def test_a_member_with_other_threads_than_its_group_goes_back(place: Any, grouped: dict[str, Trial]) -> None:
+    with attempts.claim(grouped["DKD"], place.state, Execution(threads=2)):
+        pass
+    ended = run(TrialRunner(config(place, grouped["KD"], grouped["DKD"])))
+    assert ended[grouped["KD"].digest()] == ("done", "")
+    assert ended[grouped["DKD"].digest()][0] == "busy"
+    assert "fixed other threads" in ended[grouped["DKD"].digest()][1]

@@ -68,3 +68,15 @@ def test_a_trial_that_cannot_be_run_is_refused(tiny: Any, tmp_path: Path) -> Non
     trial = tiny.kd()
     with pytest.raises(ConfigError, match="versions"):
         timing.probe_s(trial.model_copy(update={"versions": {"method": 99, "loop": 1}}), tmp_path)
+
+
+def test_memory_is_known_after_two_updates(tiny: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    honest = timing.per_update_s
+    monkeypatch.setattr(
+        timing, "per_update_s", lambda began, ends, cycle: seen.append(len(ends)) or honest(began, ends, cycle)
+    )
+    found = timing.probe(tiny.kd(), root, most_s=0.0)
+    assert seen == [2]
+    assert found.seconds > 0
+    assert found.peak_memory_mib > 50  # a process that has imported torch
