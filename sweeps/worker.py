@@ -11,6 +11,8 @@ from typing import Any
 
 from ray import tune
 
+from sweeps import parcel
+
 logger = logging.getLogger(__name__)
 
 STEP_S = 1.0
@@ -84,6 +86,7 @@ class TrialRunner(tune.Trainable):
         from trainers.run import run_trial
 
         sys.path.extend(path for path in config["path"] if path not in sys.path)  # the user's own modules, after ours
+        parcel.add_modules()  # those of a submitted sweep, where this node has them
         self._watch: list[str] = config["watch"]
         self._epochs = run_trial(
             Trial.model_validate_json(config["trial"]),

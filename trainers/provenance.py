@@ -25,6 +25,8 @@ PATCHES = "patches"
 """Folder of the state root: one file for each state of changed code, named by its SHA-256."""
 DISTRIBUTION = "distill-sweeps"
 HERE = Path(__file__).resolve().parent
+SENT = HERE.parent / "code.json"
+"""Beside packages that were sent elsewhere without their repository (`sweep submit`): `commit` and `patch` of the sender."""
 
 
 def record(state_root: Path, attempt: Path, device: torch.device, images: DataSet) -> None:
@@ -62,7 +64,12 @@ def patch_file(state_root: Path, name: str) -> Path:
 
 @cache
 def commit() -> str:
-    """Commit of the code that is imported, with `+dirty` when files differ; empty outside a repository of its own."""
+    """Commit of the code that is imported, with `+dirty` when files differ; empty outside a repository of its own.
+
+    Code that was sent here has the sender's.
+    """
+    if SENT.is_file():
+        return _sent("commit")
     if _git("ls-files", "--error-unmatch", "__init__.py") is None:  # installed below somebody else's repository
         return ""
     head, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
@@ -75,6 +82,8 @@ def patch() -> str:
 
     Read once in a process, when its first trial starts.
     """
+    if SENT.is_file():
+        return _sent("patch")
     if _git("ls-files", "--error-unmatch", "__init__.py") is None:
         return ""
     top = Path((_git("rev-parse", "--show-toplevel") or "").strip())
@@ -82,6 +91,10 @@ def patch() -> str:
     new = _git("ls-files", "--others", "--exclude-standard", "-z", "--", "*.py", folder=top) or ""
     changes += [_added(top, name) for name in sorted(filter(None, new.split("\0")))]
     return "".join(changes)
+
+
+def _sent(key: str) -> str:
+    return str(json.loads(SENT.read_text(encoding="utf-8"))[key])
 
 
 def _added(top: Path, name: str) -> str:

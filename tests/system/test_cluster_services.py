@@ -9,11 +9,10 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.system.servers import HOST, descendants
+from tests.system.servers import HOST
 from tests.system.stack import CLEAN, Stack
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -107,15 +106,9 @@ def test_a_driver_needs_the_token_and_finds_a_node_for_trials(stack: Stack) -> N
 
 def test_no_secret_shows_in_process_lists_or_logs(stack: Stack) -> None:
     time.sleep(2)
-    secret = {name: value for name, value in stack.env.items() if len(value) == 64}
+    secret = stack.secrets()
     assert len(secret) == 7
-    pids = [pid for service in stack.started for pid in descendants(service._process.pid)]  # type: ignore[union-attr]
-    lines = []
-    for pid in pids:
-        try:
-            lines.append(Path(f"/proc/{pid}/cmdline").read_text(errors="replace"))
-        except OSError:  # it ended meanwhile
-            continue
+    lines = stack.processes().values()
     assert len(lines) > 10
     assert [name for name, value in secret.items() if any(value in line for line in lines)] == []
     logs = [*stack.folder.glob("*.log"), *(path for path in stack.ray_folder.rglob("*") if path.is_file())]
