@@ -29,7 +29,7 @@ from sweeps.settings import Settings, shown
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-STOP_S = 60
+STOP_S = 120
 """How long a cancelled sweep has to write down what is finished; checkpoints are on disk in any case."""
 JOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 MARK = "sweep.experiments"

@@ -47,18 +47,24 @@ def record(state_root: Path, attempt: Path, device: torch.device, images: DataSe
 
 
 def read(attempt: Path | None) -> dict[str, Any]:
-    """What `record` wrote; empty where it never came to it, as in attempts of older versions."""
+    """What `record` wrote; empty where it never came to it, as in attempts of older versions, or where it cannot have written that."""
     if attempt is None:
         return {}
     try:
         content: dict[str, Any] = json.loads((attempt / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content
+    return content if re.fullmatch(r"([0-9a-f]{64})?", content.get("patch", "")) else {}
 
 
 def patch_file(state_root: Path, name: str) -> Path:
-    """Where the changes with this SHA-256 are kept."""
+    """Where the changes with this SHA-256 are kept.
+
+    Raises:
+        ValueError: another name, such as one that climbs out of the folder.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", name):
+        raise ValueError(f"{name!r} is no SHA-256")
     return state_root / PATCHES / f"{name}.patch"
 
 

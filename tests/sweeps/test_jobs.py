@@ -220,7 +220,10 @@ def test_a_job_says_what_it_runs_and_nothing_of_this_machine_s_environment(
     assert client.sent["entrypoint"] == (
         "exec python -m sweeps.parcel run given/0/grid.toml --profile paper --seeds 0,1 --only pair=A"
     )
-    assert client.sent["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+    assert client.sent["runtime_env"]["env_vars"] == {
+        "RAY_JOB_STOP_SIGNAL": "SIGINT",
+        "RAY_JOB_STOP_WAIT_TIME_S": "120",
+    }
     assert set(client.sent) == {"submission_id", "entrypoint", "runtime_env", "metadata"}
     assert (
         client.sent["metadata"]["sweep.experiments"] == "grid" and client.sent["metadata"]["sweep.profile"] == "paper"
