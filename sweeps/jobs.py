@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps import parcel, resolve, spec
+from sweeps import parcel, spec
 from sweeps.errors import SetupError, SpecError
 from sweeps.settings import Settings, shown
 
@@ -93,7 +93,6 @@ def connect(*, no_auth: bool = False) -> JobSubmissionClient:
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN on all nodes, or say --no-auth"
         )
     try:
-        from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise SetupError(f"{error}; install what jobs need with `pip install 'distill-sweeps[cluster]'`") from error
@@ -101,10 +100,7 @@ def connect(*, no_auth: bool = False) -> JobSubmissionClient:
     for name in ("ray.dashboard", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with _reached(url):
-        try:
-            return JobSubmissionClient(url)
-        except AuthenticationError as error:
-            raise SetupError(_no_token(url, str(error))) from error
+        return JobSubmissionClient(url)
 
 
 def _answers_without_token(url: str) -> bool:
@@ -113,7 +109,7 @@ def _answers_without_token(url: str) -> bool:
 
     with _reached(url):
         status = requests.get(f"{url}/api/jobs/", timeout=ANSWER_S, allow_redirects=False).status_code
-    if status == 404 or 300 <= status < 400:
+    if status not in (200, 401, 403):
         raise SetupError(
             f"{shown(url)} answers with status {status}: it is not the dashboard of a Ray with jobs; check RAY_ADDRESS"
         )
@@ -154,6 +150,10 @@ def _reached(url: str, job: str = "") -> Iterator[None]:
                 f"no job {job} on the cluster at {shown(url)}; `sweep status --jobs` lists them"
             ) from error
         raise SetupError(f"the cluster at {shown(url)} refuses: {first}") from error
+    except Exception as error:
+        if type(error).__name__ != "AuthenticationError":  # Ray's, which is not imported before it is needed
+            raise
+        raise SetupError(_no_token(url, str(error))) from error
 
 
 def known(job: str) -> str:
@@ -210,6 +210,7 @@ def submit(
         SpecError: every fault of the experiments; nothing was sent.
         SetupError: the cluster cannot be used, or the parcel cannot be made; nothing was started.
     """
+    from sweeps import resolve  # with torch, which the other verbs can do without
     from trainers import provenance, registry
 
     faults = resolve.check(experiments, profile, settings.data, elsewhere=True)

@@ -62,15 +62,6 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[tuple[
         server.server_close()
 
 
-def guarded(path: str, header: str) -> tuple[int, Any]:
-    """A Ray that was started with a token."""
-    if header != f"Bearer {TOKEN}":
-        return (403, "Forbidden: Invalid authentication token") if header else (401, "Unauthorized")
-    if path == "/api/version":
-        return 200, {"ray_version": "2.60.0", "version": "4"}
-    return (200, []) if path == "/api/jobs/" else (404, "Job does not exist")
-
-
 # --- where it goes ---------------------------------------------------------------------------------------------------
 
 

@@ -107,7 +107,8 @@ def look_at_mlflow(stack: Stack, folder: Path) -> list[str]:
         browser.get(f"http://{page}/")
         if "mlflow" in browser.title.lower():
             found.append("MLflow shows its page without a login")
-        browser.get(f"http://{name}:{stack.env['MLFLOW_TRACKING_PASSWORD']}@{page}/#/experiments")
+        browser.get(f"http://{name}:{stack.env['MLFLOW_TRACKING_PASSWORD']}@{page}/")  # what its login box would send
+        browser.get(f"http://{page}/#/experiments")
         end = time.monotonic() + 120
         while "cudfkd-demo" not in browser.find_element("tag name", "body").text:
             if time.monotonic() > end:
@@ -207,20 +208,18 @@ def disturbed_sweep(stack: Stack, laptop: Laptop, words: tuple[str, ...], began:
     laptop.wait_for(lambda: laptop.finished() >= 1, job)
     first_s = time.monotonic() - began
     say(f"{first_s:.0f} s from nothing to the first finished trial of {len(digests)}")
-    found = look_at_mlflow(stack, laptop.folder)
-
     mlflow = next(service for service in stack.started if service.name == "mlflow")
     worker = training_worker(stack)
-    done = laptop.finished()
     for service in (worker, mlflow):
         service.kill9()
-    say(f"killed {worker.log_name} and MLflow with {done} trials done")
+    say(f"killed {worker.log_name} and MLflow with {laptop.finished()} trials done")
     row = laptop.job(job)
-    if row["state"] != "RUNNING":
-        found.append(f"the job is {row['state']} after the kills")
+    found = [] if row["state"] == "RUNNING" else [f"the job is {row['state']} after the kills"]
     for service in (mlflow, worker):
         service.start()
-    say("both are back")
+    say(f"both are back, {row['progress']}")
+    found += look_at_mlflow(stack, laptop.folder)
+    say("MLflow's page asks for the login and shows the experiment")
     followed = laptop.sweep("logs", job, "--follow")
     if followed.returncode:
         found.append(f"the sweep ended with {followed.returncode}: {followed.stdout[-3000:]}{followed.stderr}")

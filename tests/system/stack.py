@@ -100,6 +100,7 @@ class Stack:
         self.places = {"POSTGRES_HOST": HOST, "MLFLOW_NAME": HOST, "RAY_HEAD": HOST, **ports, "STATE": str(self.shared)}
         hosts = f"{HOST}:{ports['MLFLOW_PORT']}"
         self.env |= {"MLFLOW_SERVER_ALLOWED_HOSTS": hosts, "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts")}
+        self.env["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = f"http://{hosts}"  # as `init` does for port 5000
         self.started: list[Service] = []
         self.workers: list[Service] = []
 
