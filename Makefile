@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-system chaos lint install system-packages clean
+.PHONY: demo test test-system chaos smoke lint install system-packages clean
 
 ## the main job: Figure 9 of CuDFKD on handwritten digits, 9 cells and their teacher
 demo: $(STAMP)
@@ -17,6 +17,10 @@ test: lint
 ## 100 kills over a sweep of 48 trials with a real MLflow server on a real PostgreSQL; about 40 minutes on two idle cores
 chaos: $(STAMP) system-packages
 	$(BIN)/python -m tests.system.chaos --trials 48 --kills 100 --seed 0
+
+## everything that docker/compose.yaml starts, natively, under a submitted sweep (cudfkd/fig8) that loses a worker and MLflow in its middle
+smoke: $(STAMP) system-packages
+	PYTHON=$(BIN)/python docker/smoke
 
 ## tests that start servers, browsers or many processes, or compile LaTeX
 test-system: $(STAMP) system-packages

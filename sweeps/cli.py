@@ -30,6 +30,9 @@ Verb = Callable[[argparse.Namespace, Settings], int]
 AUTO = "auto"
 FAILURES_SHOWN = 20
 """Of a launch, at its end; `sweep why` knows them all."""
+JOB_START = "sweep-"
+"""Of the ids of submitted sweeps; no experiment's name begins so."""
+JOB_EXAMPLE = f"{JOB_START}20260131-120000-3f9a1c07"
 WITH_JSON = ("list", "check", "plan", "status", "why")
 
 
@@ -142,7 +145,41 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--concurrency", type=_positive, help="trials at once (default: what fits the cluster)")
     run.add_argument("--retry-failed", action="store_true", help="run trials again that failed by their own fault")
-    add("status", verb_status, "Show how far each experiment is.", "sweep status --profile demo", "*")
+    submit = add(
+        "submit",
+        verb_submit,
+        "Run a sweep on the Ray cluster of RAY_ADDRESS, with this machine's code, and detach.",
+        "sweep submit cudfkd/fig8 --profile demo",
+        profile=None,
+    )
+    for action in run._actions:
+        if action.option_strings and action.dest not in ("help", "profile", "dry_run"):
+            submit._add_action(action)
+    submit.add_argument("--wait", action="store_true", help="follow it to its end, and exit as it does")
+    submit.set_defaults(run_parser=run)
+    status = add(
+        "status",
+        verb_status,
+        "Show how far each experiment is, or a submitted sweep.",
+        "sweep status --profile demo",
+        "*",
+    )
+    status.add_argument("--jobs", action="store_true", help="list the sweeps that were submitted to the cluster")
+    logs = add("logs", verb_logs, "Show what a submitted sweep prints.", f"sweep logs {JOB_EXAMPLE} --follow", None)
+    logs.add_argument("--follow", action="store_true", help="until it ends")
+    cancel = add(
+        "cancel",
+        verb_cancel,
+        "End a submitted sweep; every trial can be continued.",
+        f"sweep cancel {JOB_EXAMPLE}",
+        None,
+    )
+    for verb in (logs, cancel):
+        verb.add_argument("job", metavar="JOB", help="id that `sweep submit` printed")
+    for verb in (submit, status, logs, cancel):
+        verb.add_argument(
+            "--no-auth", action="store_true", help="use a cluster that asks for no token, where anybody may run code"
+        )
     add("why", verb_why, "Group failures by cause.", "sweep why cudfkd/fig9 --profile demo", "*")
     add(
         "sync",
@@ -427,6 +464,95 @@ def verb_run(arguments: argparse.Namespace, settings: Settings) -> int:
     return _launch(arguments, settings, plans)
 
 
+def verb_submit(arguments: argparse.Namespace, settings: Settings) -> int:
+    from sweeps import jobs
+
+    names = _found(arguments)
+    if arguments.profile is None:
+        raise SpecError(f"--profile is missing; nothing was sent. Known: {', '.join(spec.profile_names())}")
+    profile = spec.load_profile(arguments.profile)
+    only = _only(arguments.only)
+    sent = jobs.submit(
+        names,
+        arguments.profile,
+        jobs.words_of(arguments.run_parser, arguments),
+        settings,
+        only=only,
+        no_auth=arguments.no_auth,
+    )
+    address = settings_module.shown(jobs.address())
+    _say(
+        f"submitted {sent.job}: {' '.join(names)} [{profile.name}], code {sent.commit or 'of no commit'}, to {address}"
+    )
+    if arguments.wait:
+        return _follow(sent.job, no_auth=arguments.no_auth)
+    _say(f"what it prints: sweep logs {sent.job} --follow")
+    _say(f"how far it is:  sweep status {sent.job}")
+    _say(f"end it:         sweep cancel {sent.job}")
+    return 0
+
+
+def _follow(job: str, *, no_auth: bool) -> int:
+    """Shows what a submitted sweep prints until it ends; its exit code."""
+    from sweeps import jobs
+
+    client = jobs.connect(no_auth=no_auth)
+    try:
+        jobs.show_log(client, job, follow=True)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"the sweep goes on; end it with `sweep cancel {job}`\n")
+        return 130
+    row = jobs.wait(client, job)
+    _say(jobs.line(row))
+    return 1 if row["exit_code"] is None else int(row["exit_code"])
+
+
+def verb_logs(arguments: argparse.Namespace, settings: Settings) -> int:
+    from sweeps import jobs
+
+    jobs.known(arguments.job)
+    if arguments.follow:
+        return _follow(arguments.job, no_auth=arguments.no_auth)
+    jobs.show_log(jobs.connect(no_auth=arguments.no_auth), arguments.job, follow=False)
+    return 0
+
+
+def verb_cancel(arguments: argparse.Namespace, settings: Settings) -> int:
+    from sweeps import jobs
+
+    jobs.known(arguments.job)
+    row = jobs.cancel(jobs.connect(no_auth=arguments.no_auth), arguments.job)
+    _say(jobs.line(row))
+    if row["state"] not in jobs.ENDED:
+        _say("it has not ended yet; ask again")
+        return 1
+    if row["state"] == "STOPPED":
+        _say("the same `sweep submit` goes on from the last checkpoints")
+    return 0
+
+
+def _is_job(word: str) -> bool:
+    return word.startswith(JOB_START) and not word.endswith(".toml")
+
+
+def _submitted_status(arguments: argparse.Namespace) -> int:
+    """Of the submitted sweeps that are named, or of all."""
+    from sweeps import jobs
+
+    for job in arguments.experiments:
+        jobs.known(job)
+    client = jobs.connect(no_auth=arguments.no_auth)
+    rows = [jobs.status(client, job) for job in arguments.experiments] or jobs.listing(client)
+    if arguments.json:
+        _say(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        _say("\n  ".join([jobs.line(row), *filter(None, [row.get("progress", "")])]))
+    if not rows:
+        _say("no sweep was submitted to this cluster since it was started")
+    return 0
+
+
 def _offer_profiles(arguments: argparse.Namespace, settings: Settings, names: list[str]) -> int:
     """`run` without a profile starts nothing: a paper's grid can cost thousands of GPU-hours."""
     from sweeps import plan as planning
@@ -582,6 +708,8 @@ def _summary(settings: Settings, queue: Any, complete: bool) -> int:
 
 
 def verb_status(arguments: argparse.Namespace, settings: Settings) -> int:
+    if arguments.jobs or any(map(_is_job, arguments.experiments)):
+        return _submitted_status(arguments)
     from sweeps import plan as planning
 
     plans = _plans(arguments, settings)

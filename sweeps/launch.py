@@ -17,7 +17,7 @@ from sweeps import packing, preflight
 from sweeps.errors import SetupError
 from sweeps.groups import Grouping, Room
 from sweeps.queue import Queue
-from sweeps.settings import Settings
+from sweeps.settings import Settings, shown
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -72,6 +72,11 @@ def start(settings: Settings) -> Cluster:
         "logging_level": "ERROR",
         "configure_logging": False,
     }
+    if "://" in (settings.ray_address or "") and not str(settings.ray_address).startswith("ray://"):
+        raise SetupError(
+            f"RAY_ADDRESS is {shown(str(settings.ray_address))!r}, a dashboard: `sweep submit` sends sweeps there; "
+            "`sweep run` joins a cluster from one of its nodes, by host:6379 or `auto`"
+        )
     settings.home.mkdir(parents=True, exist_ok=True)
     try:
         # Ray puts the current folder first on its workers' path, where a user's own `trainers/` would hide ours;

@@ -38,8 +38,8 @@ def tags_of(attempt: Path | None) -> dict[str, str]:
 def patch_of(state_root: Path, attempt: Path | None) -> str:
     """Changes of the code that an attempt ran with, since its commit; empty where there were none."""
     name = provenance.read(attempt).get("patch", "")
-    file = provenance.patch_file(state_root, name)
-    return file.read_text(encoding="utf-8") if name and file.exists() else ""
+    file = provenance.patch_file(state_root, name) if name else None
+    return file.read_text(encoding="utf-8") if file is not None and file.exists() else ""
 
 
 def _joined(versions: Mapping[str, str]) -> str:

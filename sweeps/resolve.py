@@ -51,13 +51,18 @@ class Scaling:
 
 @dataclass
 class _Builder:
-    """Collects faults while one cell becomes a trial."""
+    """Collects faults while one cell becomes a trial.
+
+    Attributes:
+        elsewhere: it will run on other machines, so what is missing in the data root here is no fault.
+    """
 
     place: str
     experiment: Experiment
     profile: Profile
     data_root: Path
     swept: frozenset[str] = frozenset()
+    elsewhere: bool = False
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     mapped: list[str] = field(default_factory=list)
@@ -70,19 +75,22 @@ def resolve(
     seed: int,
     data_root: Path,
     extra: Mapping[str, Any] | None = None,
+    *,
+    elsewhere: bool = False,
 ) -> tuple[Trial, Scaling]:
     """The trial of one cell and seed.
 
     Args:
         extra: settings on top of the cell's, such as a search's suggestion.
+        elsewhere: what the data root here lacks is no fault.
 
     Raises:
-        SpecError: every fault of this cell.
+        SpecError: every fault of this cell; `elsewhere` none where only data is missing here.
     """
     profile = profile.of(experiment.file.paper)
     settings = {**cell.settings, **(extra or {})}
     swept = {axis.path for axis in experiment.file.axes if axis.path} | set(extra or {})
-    builder = _Builder(experiment.place, experiment, profile, data_root, frozenset(swept))
+    builder = _Builder(experiment.place, experiment, profile, data_root, frozenset(swept), elsewhere)
     ruled = spec.apply_rules(profile.when, cell.labels, settings)
     for key in sorted(swept):
         if key in settings and ruled.get(key) != settings[key]:
@@ -155,7 +163,8 @@ def _imported(builder: _Builder, settings: dict[str, Any], role: str) -> tuple[U
     if upstream is None:
         return None, True
     info = data.info(images.model_copy(update={"content": None}), builder.data_root)
-    builder.faults += [f"{where}: {fault}" for fault in _weights_faults(upstream, info, builder.data_root)]
+    if not builder.elsewhere:
+        builder.faults += [f"{where}: {fault}" for fault in _weights_faults(upstream, info, builder.data_root)]
     return upstream, True
 
 
@@ -465,7 +474,8 @@ def _data(builder: _Builder, settings: dict[str, Any]) -> DataSpec | None:
         builder.faults += [f"{place}: {fault}" for fault in error.faults]
         return None
     except DataError as error:
-        builder.faults += [f"{place}: {line}" for line in str(error).splitlines()]
+        if not builder.elsewhere:
+            builder.faults += [f"{place}: {line}" for line in str(error).splitlines()]
         return None
     search = builder.experiment.file.search
     if search is not None and not info.has_val:
@@ -527,8 +537,12 @@ def declared(cell: Cell) -> dict[str, str]:
     return dict(methods.traits(str(cell.settings["method"])))
 
 
-def check(names: Sequence[str], profile_name: str, data_root: Path) -> list[str]:
-    """Every fault of these experiments at this profile, each once, with the first cell it concerns."""
+def check(names: Sequence[str], profile_name: str, data_root: Path, *, elsewhere: bool = False) -> list[str]:
+    """Every fault of these experiments at this profile, each once, with the first cell it concerns.
+
+    Args:
+        elsewhere: they will run on other machines, so what the data root here lacks is no fault.
+    """
     try:
         profile = spec.load_profile(profile_name)
     except SpecError as error:
@@ -538,7 +552,7 @@ def check(names: Sequence[str], profile_name: str, data_root: Path) -> list[str]
         experiment, found = spec.read(name, profile)
         faults += found
         if experiment is not None:
-            faults += cell_faults(experiment, profile, data_root)
+            faults += cell_faults(experiment, profile, data_root, elsewhere=elsewhere)
     return list(dict.fromkeys(faults))
 
 
@@ -557,7 +571,7 @@ def declared_faults(experiment: Experiment, cell: Cell) -> list[str]:
     return [f"{experiment.place}: method {method!r} says nothing of {', '.join(missing)}; add it to TRAITS in its file"]
 
 
-def cell_faults(experiment: Experiment, profile: Profile, data_root: Path) -> list[str]:
+def cell_faults(experiment: Experiment, profile: Profile, data_root: Path, *, elsewhere: bool = False) -> list[str]:
     """Faults of the cells: each message once, naming the first cell and how many share it."""
     concerned: dict[str, list[str]] = {}
     search = experiment.file.search
@@ -570,7 +584,7 @@ def cell_faults(experiment: Experiment, profile: Profile, data_root: Path) -> li
             continue
         for extra in points:
             try:
-                resolve(experiment, profile, cell, experiment.file.seeds[0], data_root, extra)
+                resolve(experiment, profile, cell, experiment.file.seeds[0], data_root, extra, elsewhere=elsewhere)
             except SpecError as error:
                 for fault in error.faults:
                     concerned.setdefault(fault, []).append(cell.name)

@@ -11,6 +11,8 @@ from typing import Any
 
 from ray import tune
 
+from sweeps import parcel
+
 logger = logging.getLogger(__name__)
 
 STEP_S = 1.0
@@ -76,6 +78,7 @@ class TrialRunner(tune.Trainable):
         from trainers.group import run_group
 
         sys.path.extend(path for path in config["path"] if path not in sys.path)  # the user's own modules, after ours
+        parcel.add_modules()  # those of a submitted sweep, where this node has them
         self._digests: list[str] = config["digests"]
         self._watch: list[list[str]] = config["watch"]
         self._left = len(self._digests)

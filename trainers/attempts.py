@@ -100,7 +100,7 @@ def read_status(state_root: Path, digest: str) -> Status:
     kind = entry["kind"]
     if kind == "claim":
         return Status(State.PARTIAL, number, entry, attempts / str(number))
-    return Status(State(kind), number, entry, attempts / str(entry["attempt"]))
+    return Status(State(kind), number, entry, attempts / str(int(entry["attempt"])))
 
 
 def newest(attempts: Path) -> int:
@@ -116,7 +116,7 @@ def rows(status: Status) -> list[Row]:
     if status.folder is None:
         return []
     try:
-        text = (status.folder / "journal.jsonl").read_text(encoding="utf-8")
+        text = (status.folder / "journal.jsonl").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     result: list[Row] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -160,6 +161,8 @@ class Upstream(Frozen):
             raise ValueError("an upstream is either a trial or an imported weights file")
         if self.weights is not None and self.sha256 is None:
             raise ValueError("imported weights need their sha256")
+        if self.weights is not None and ".." in PurePath(self.weights).parts:
+            raise ValueError("a weights file is an absolute path, or a name below `weights/`, without `..`")
         return self
 
     @property

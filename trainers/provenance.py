@@ -25,6 +25,8 @@ PATCHES = "patches"
 """Folder of the state root: one file for each state of changed code, named by its SHA-256."""
 DISTRIBUTION = "distill-sweeps"
 HERE = Path(__file__).resolve().parent
+SENT = HERE.parent / "code.json"
+"""Beside packages that were sent elsewhere without their repository (`sweep submit`): `commit` and `patch` of the sender."""
 
 
 def record(state_root: Path, attempt: Path, device: torch.device, images: DataSet, *, together: int = 1) -> None:
@@ -50,24 +52,35 @@ def record(state_root: Path, attempt: Path, device: torch.device, images: DataSe
 
 
 def read(attempt: Path | None) -> dict[str, Any]:
-    """What `record` wrote; empty where it never came to it, as in attempts of older versions."""
+    """What `record` wrote; empty where it never came to it, as in attempts of older versions, or where it cannot have written that."""
     if attempt is None:
         return {}
     try:
         content: dict[str, Any] = json.loads((attempt / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content
+    return content if re.fullmatch(r"([0-9a-f]{64})?", content.get("patch", "")) else {}
 
 
 def patch_file(state_root: Path, name: str) -> Path:
-    """Where the changes with this SHA-256 are kept."""
+    """Where the changes with this SHA-256 are kept.
+
+    Raises:
+        ValueError: another name, such as one that climbs out of the folder.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", name):
+        raise ValueError(f"{name!r} is no SHA-256")
     return state_root / PATCHES / f"{name}.patch"
 
 
 @cache
 def commit() -> str:
-    """Commit of the code that is imported, with `+dirty` when files differ; empty outside a repository of its own."""
+    """Commit of the code that is imported, with `+dirty` when files differ; empty outside a repository of its own.
+
+    Code that was sent here has the sender's.
+    """
+    if SENT.is_file():
+        return _sent("commit")
     if _git("ls-files", "--error-unmatch", "__init__.py") is None:  # installed below somebody else's repository
         return ""
     head, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
@@ -80,6 +93,8 @@ def patch() -> str:
 
     Read once in a process, when its first trial starts.
     """
+    if SENT.is_file():
+        return _sent("patch")
     if _git("ls-files", "--error-unmatch", "__init__.py") is None:
         return ""
     top = Path((_git("rev-parse", "--show-toplevel") or "").strip())
@@ -87,6 +102,10 @@ def patch() -> str:
     new = _git("ls-files", "--others", "--exclude-standard", "-z", "--", "*.py", folder=top) or ""
     changes += [_added(top, name) for name in sorted(filter(None, new.split("\0")))]
     return "".join(changes)
+
+
+def _sent(key: str) -> str:
+    return str(json.loads(SENT.read_text(encoding="utf-8"))[key])
 
 
 def _added(top: Path, name: str) -> str:

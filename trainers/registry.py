@@ -18,6 +18,14 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_")))
 
 
+_OWN: set[str] = set()
+
+
+def own_modules() -> tuple[str, ...]:
+    """Dotted names of the user's own modules that this process has loaded, sorted."""
+    return tuple(sorted(_OWN))
+
+
 def load(package: str, name: str) -> ModuleType:
     """The module `trainers.<package>.<name>`, or the user's own module when `name` has a dot.
 
@@ -26,9 +34,11 @@ def load(package: str, name: str) -> ModuleType:
     """
     if "." in name:
         try:
-            return importlib.import_module(name)
+            found = importlib.import_module(name)
         except ImportError as error:
             raise ConfigError(f"cannot import module {name!r}: {error}") from error
+        _OWN.add(name)
+        return found
     if name not in names(package):
         raise ConfigError(unknown(package.rstrip("s") if package != "data" else "data set", name, names(package)))
     return importlib.import_module(f"trainers.{package}.{name}")

@@ -28,8 +28,9 @@ def test_every_file_it_names_is_there() -> None:
 
 
 def test_what_it_says_of_variables_holds(services: Any, env: dict[str, str]) -> None:
-    own = {"SWEEPS_VENV", "SWEEPS_HEAD_IP", "SWEEPS_REQUEUE"}  # sweep.sbatch's
+    own = {"SWEEPS_VENV", "SWEEPS_HEAD_IP", "SWEEPS_REQUEUE", "RAY_ADDRESS"}  # sweep.sbatch's, and a laptop's
     named = set(re.findall(r"`(?:export )?((?:SWEEPS|MLFLOW|RAY|POSTGRES|TORCH)_[A-Z_]+)\b", TEXT))
     used = {name for s in services.services.values() for name in (*s.environment, *s.settings, *s.secrets, *s.optional)}
     script = (ROOT / "docker" / "slurm" / "sweep.sbatch").read_text(encoding="utf-8")
+    script += (ROOT / "sweeps" / "jobs.py").read_text(encoding="utf-8")
     assert named and named <= used | set(env) | {name for name in own if name in script} | {"TORCH_CUDA"}

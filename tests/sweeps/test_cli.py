@@ -19,7 +19,22 @@ from trainers import attempts
 
 Run = Callable[..., tuple[int, str, str]]
 
-VERBS = ("list", "check", "plan", "run", "status", "why", "sync", "ui", "data", "replay", "gc")
+VERBS = (
+    "list",
+    "check",
+    "plan",
+    "run",
+    "submit",
+    "status",
+    "logs",
+    "cancel",
+    "why",
+    "sync",
+    "ui",
+    "data",
+    "replay",
+    "gc",
+)
 
 
 def runs_in(store: Any) -> list[Any]:

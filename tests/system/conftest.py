@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.system.browser import chromium
+
 MINI = """
 title = "A small grid of real trials"
 paper = "mini"
@@ -144,24 +146,5 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
     """Chromium without a window, whose console and network are on record."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for flag in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        "--window-size=1500,800",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path / "profile") as driver:
+        yield driver

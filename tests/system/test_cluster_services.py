@@ -1,7 +1,8 @@
-"""The services of docker/services.toml, started natively with its flags: they come up, and turn strangers away."""
+"""The services of docker/services.toml, started natively with its flags: they come up, run sweeps, and turn strangers away."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -9,12 +10,16 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.system.servers import HOST, descendants
+from sweeps import jobs
+from tests.system.conftest import MINI
+from tests.system.exactly_once import Work, trial_faults
+from tests.system.servers import HOST
+from tests.system.smoke import EXPERIMENT, SHORT, Laptop, disturbed_sweep, leaks
 from tests.system.stack import CLEAN, Stack
+from trainers import attempts, provenance
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -23,10 +28,15 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 def stack() -> Iterator[Stack]:
     made = Stack()
     try:
-        made.all()
+        made.all(workers=2)
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="module")
+def laptop(stack: Stack) -> Laptop:
+    return Laptop(stack)
 
 
 def status(url: str, *, data: bytes | None = None, **headers: str) -> int:
@@ -101,24 +111,119 @@ def test_a_driver_needs_the_token_and_finds_a_node_for_trials(stack: Stack) -> N
         )
 
     good = driver(stack.env["RAY_AUTH_TOKEN"])
-    assert good.stdout.split()[-1:] == ["1.0"], good.stderr  # the worker's; the head offers none
+    assert good.stdout.split()[-1:] == ["2.0"], good.stderr  # the workers'; the head offers none
     assert driver("0" * 64).returncode != 0
 
 
-def test_no_secret_shows_in_process_lists_or_logs(stack: Stack) -> None:
-    time.sleep(2)
-    secret = {name: value for name, value in stack.env.items() if len(value) == 64}
-    assert len(secret) == 7
-    pids = [pid for service in stack.started for pid in descendants(service._process.pid)]  # type: ignore[union-attr]
-    lines = []
-    for pid in pids:
-        try:
-            lines.append(Path(f"/proc/{pid}/cmdline").read_text(errors="replace"))
-        except OSError:  # it ended meanwhile
-            continue
-    assert len(lines) > 10
-    assert [name for name, value in secret.items() if any(value in line for line in lines)] == []
-    logs = [*stack.folder.glob("*.log"), *(path for path in stack.ray_folder.rglob("*") if path.is_file())]
-    assert len(logs) > 10
-    told = [(name, path.name) for path in logs for name, value in secret.items() if value.encode() in path.read_bytes()]
-    assert told == []
+# --- sweeps ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_submitted_sweep_survives_the_loss_of_a_worker_and_of_mlflow(stack: Stack, laptop: Laptop) -> None:
+    _, wrong = disturbed_sweep(stack, laptop, (*EXPERIMENT, *SHORT), time.monotonic())
+    assert wrong == []
+
+
+OWN_METHOD = """
+import os
+
+from trainers import provenance
+from trainers.methods.cudfkd import *
+from trainers.methods.cudfkd import Config as _Config
+
+VERSION = 1
+if os.environ.get("RAY_JOB_STOP_SIGNAL"):  # on the cluster, it is the code that was sent along
+    assert provenance.SENT.is_file(), provenance.__file__
+
+
+class Config(_Config):
+    pass
+"""
+
+
+@pytest.fixture
+def grid(laptop: Laptop) -> str:
+    """A small grid of a user's own method, in a folder of the laptop's."""
+    text = MINI.format(alphas='{ label = "0.1", value = 0.1 }', epochs=8, updates=60)
+    assert text.count('method = "cudfkd"') == 1
+    (laptop.folder / "own.toml").write_text(
+        text.replace('method = "cudfkd"', 'method = { module = "my_pkg.my_method" }')
+    )
+    (laptop.folder / "my_pkg").mkdir()
+    (laptop.folder / "my_pkg" / "__init__.py").write_text("")
+    (laptop.folder / "my_pkg" / "my_method.py").write_text(OWN_METHOD)
+    return "own.toml"
+
+
+def epochs_of(laptop: Laptop, digest: str) -> int:
+    file = attempts.trial_folder(laptop.state, digest) / "trial.json"
+    return int(json.loads(file.read_text())["trial"]["protocol"]["epochs"])
+
+
+def test_a_cancelled_sweep_goes_on_from_its_checkpoints_when_submitted_again(
+    stack: Stack, laptop: Laptop, grid: str
+) -> None:
+    digests = laptop.planned(grid, "--profile", "demo")
+    teacher, *students = digests
+    job = laptop.submit(grid, "--profile", "demo")
+
+    def begun() -> bool:
+        return any(2 <= len(attempts.rows(attempts.read_status(laptop.state, each))) <= 6 for each in students)
+
+    laptop.wait_for(begun, job)
+    cancelled = laptop.sweep("cancel", job)
+    assert cancelled.returncode == 0, cancelled.stdout + cancelled.stderr
+    assert "stopped" in cancelled.stdout and "goes on from the last checkpoints" in cancelled.stdout
+    assert laptop.job(job)["state"] == "STOPPED"
+    states = {each: attempts.read_status(laptop.state, each).state.value for each in digests}
+    assert states[teacher] == "done" and "partial" in states.values(), states
+    kept = {each: len(attempts.rows(attempts.read_status(laptop.state, each))) for each in students}
+    time.sleep(3)
+    assert kept == {each: len(attempts.rows(attempts.read_status(laptop.state, each))) for each in students}
+
+    again = laptop.sweep("submit", grid, "--profile", "demo", "--wait")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "3 trials: 3 done" in again.stdout
+    work, wrong = Work(), []
+    for each in digests:
+        wrong += trial_faults(laptop.state, each, epochs_of(laptop, each), work)
+    assert wrong == []
+    assert (work.trials, work.epochs_again) == (3, 0)
+    assert work.epochs_trained == work.epochs_needed
+    made = json.loads(
+        (attempts.trial_folder(laptop.state, students[0]) / "attempts" / "1" / "made_with.json").read_text()
+    )
+    assert made["commit"] == provenance.commit() != ""
+    listed = laptop.sweep("status", "--jobs").stdout
+    assert listed.count("own [demo]") == 2 and "succeeded (exit code 0)" in listed
+
+
+@pytest.mark.parametrize("token", ["0" * 64, ""])
+def test_without_the_token_nothing_is_sent(stack: Stack, laptop: Laptop, token: str) -> None:
+    before = laptop.sweep("status", "--jobs", "--json").stdout
+    alone = {"HOME": str(laptop.folder), "RAY_AUTH_TOKEN": token}  # a token may be in ~/.ray
+    for words in (["submit", *EXPERIMENT], ["status", "--jobs"], ["logs", "sweep-20260131-120000-3f9a1c07"]):
+        done = laptop.sweep(*words, **alone)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert done.stderr.count("error: ") == 1 and "token" in done.stderr and "Traceback" not in done.stderr
+        assert not token or token not in done.stderr
+    assert laptop.sweep("status", "--jobs", "--json").stdout == before
+
+
+def test_a_name_cannot_climb_out_of_the_jobs_log_folder(stack: Stack, laptop: Laptop) -> None:
+    url = f"http://{HOST}:{stack.places['RAY_DASHBOARD_PORT']}/api/jobs/"
+    token = f"Bearer {stack.env['RAY_AUTH_TOKEN']}"
+    for name in ("..%2f..%2f..%2fetc%2fpasswd", "x%2f..%2f..%2fraylet.out"):
+        assert status(f"{url}{name}/logs", Authorization=token) == 404
+    for name in ("../../etc/passwd", "x/../../raylet.out"):
+        assert not jobs.JOB.fullmatch(name)
+        done = laptop.sweep("logs", name)
+        assert (done.returncode, done.stdout) == (2, "") and "is no id of a job" in done.stderr
+
+
+def test_no_secret_shows_anywhere(stack: Stack, laptop: Laptop) -> None:
+    """Not in process lists, logs, jobs, runs, the state root, or what was sent; neither the cluster's nor the laptop's."""
+    assert len(stack.secrets()) == 7
+    assert len(stack.processes()) > 15
+    assert len([path for path in stack.ray_folder.rglob("*") if path.is_file()]) > 10
+    assert len(list(stack.shared.rglob("*.json"))) > 10
+    assert leaks(stack, laptop) == []
