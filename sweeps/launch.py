@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -35,6 +36,8 @@ from ray import tune  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
+from sweeps.broker import RayBroker, Share  # noqa: E402
+from sweeps.places import Places  # noqa: E402
 from sweeps.worker import TrialRunner  # noqa: E402
 from trainers import attempts, faults  # noqa: E402
 
@@ -93,6 +96,15 @@ def start(settings: Settings) -> Cluster:
     return Cluster(have.get("CPU", 0.0), have.get("GPU", 0.0))
 
 
+def joined(
+    settings: Settings, queue: Queue, at_once: int, weight: float, priority: int
+) -> contextlib.AbstractContextManager[Share | None]:
+    """This sweep's part of a cluster; nothing on a Ray that was started here, which nobody else uses."""
+    if settings.ray_address is None:
+        return contextlib.nullcontext()
+    return Share(RayBroker(), queue.startable, at_once, weight=weight, priority=priority)
+
+
 def require_resources(queue: Queue, cluster: Cluster) -> None:
     """Refuses trials that no node of the cluster could ever hold.
 
@@ -126,19 +138,25 @@ def concurrency(queue: Queue, cluster: Cluster) -> int:
 class QueueSearcher(Searcher):
     """Tune asks it for configurations; it hands out what the queue says is ready."""
 
-    def __init__(self, queue: Queue, settings: Settings) -> None:
+    def __init__(self, queue: Queue, settings: Settings, scheduler: StudyScheduler | None = None) -> None:
         super().__init__()
         self.queue, self.settings = queue, settings
+        self.share = None if scheduler is None else scheduler.share
+        self.scheduler = scheduler
         self.digests: dict[str, str] = {}
+        self._on_interrupt: Any = None
 
     def suggest(self, trial_id: str) -> Any:
-        digest = self.queue.next()
+        self._on_interrupt = self._on_interrupt or signal.getsignal(signal.SIGINT)
+        digest = self.queue.next() if self.share is None or self.share.may_start() else None
         if digest is None:
-            return Searcher.FINISHED if self.queue.finished() else None
+            return self._nothing()
         faults.point("suggested")
         self.digests[trial_id] = digest
         wanted = self.queue.owner[digest].resources
-        gpu = max(1.0, wanted.gpu) if wanted.gpu and self.queue.alone(digest) else wanted.gpu
+        cpu, gpu = self.queue.demand(digest)
+        if self.share is not None:
+            self.share.took(trial_id, (cpu, gpu))
         return {
             "digest": digest,
             "trial": self.queue.trials[digest].model_dump_json(),
@@ -146,19 +164,33 @@ class QueueSearcher(Searcher):
             "data": str(self.settings.data),
             "device": "cuda" if wanted.gpu else "cpu",
             "threads": max(1, int(wanted.cpu)),
-            "cpu": wanted.cpu,
+            "cpu": cpu,
             "gpu": gpu,
             "watch": self.queue.watched(digest),
             "path": [path for path in sys.path if path],
         }
 
+    def _nothing(self) -> Any:
+        """The answer while no trial may start; with it go places that Tune would keep from other sweeps.
+
+        Tune asks on for minutes where nothing runs, deaf to Ctrl-C but for putting the handler back that was there before its own.
+        """
+        if self.queue.finished() or signal.getsignal(signal.SIGINT) != self._on_interrupt:
+            return Searcher.FINISHED
+        if self.share is not None and self.share.contested and self.scheduler is not None:
+            self.scheduler.let_go()
+        return None
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        yielded = self.share is not None and self.share.gave_back(trial_id)
         digest = self.digests.pop(trial_id, None)
         if digest is None:
             return
         faults.point("trial-ended")
         outcome = "crashed" if error else str((result or {}).get("outcome", "crashed"))
-        if outcome == "running":  # Tune stopped it
+        if yielded and not error and outcome in ("running", "crashed"):  # the latter: it had no place yet
+            outcome = "yielded"
+        elif outcome == "running":  # Tune stopped it
             outcome = "stopped"
         self.queue.release(digest, outcome, str((result or {}).get("cause", "")))
 
@@ -174,11 +206,16 @@ class QueueSearcher(Searcher):
 
 
 class StudyScheduler(FIFOScheduler):
-    """First come, first served; a trial that a search suggested may be cut by that study's pruner, no other ever."""
+    """First come, first served; a trial that a search suggested may be cut by that study's pruner, no other ever.
 
-    def __init__(self, queue: Queue) -> None:
+    On a shared cluster a trial may have to yield to another sweep's after an epoch: its Tune trial ends, and it goes on later.
+    """
+
+    def __init__(self, queue: Queue, share: Share | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.queue = queue
+        self.queue, self.share = queue, share
+        self._places: Places | None = None
+        self._excess = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing to pickle, as in `QueueSearcher`."""
@@ -191,7 +228,27 @@ class StudyScheduler(FIFOScheduler):
         if self.queue.should_prune(digest, epoch, result):
             attempts.stop(self.queue.state_root, digest, f"cut by the search's pruner after epoch {epoch}")
             return str(TrialScheduler.STOP)
+        if self.share is not None and self._excess > 0 and self.share.may_yield(trial.trial_id):
+            self._excess -= 1
+            self.share.yielding.add(trial.trial_id)
+            return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """As it was; before that, trials that have no place yet are taken back where the sweep has more than its share."""
+        if self.share is not None:
+            self._places = self._places or Places(tune_controller)
+            self._excess = self.share.excess()
+            for trial in self._places.unstarted()[: self._excess] if self._excess else []:
+                self._excess -= 1
+                self.share.yielding.add(trial.trial_id)
+                self._places.withdraw(trial)
+        return super().choose_trial_to_run(tune_controller)
+
+    def let_go(self) -> None:
+        """Gives back places that no trial runs in."""
+        if self._places is not None:
+            self._places.let_go()
 
 
 def _demand(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -214,15 +271,18 @@ class Watchdog(tune.Callback):
             raise RuntimeError(f"Ray's {' and '.join(dead)} died")
 
 
-def fit(queue: Queue, settings: Settings, at_once: int) -> None:
+def fit(queue: Queue, settings: Settings, at_once: int, share: Share | None = None) -> None:
     """Runs the queue to its end on the cluster that `start` joined; a Ray that was started here is started again if it dies.
+
+    Args:
+        share: this sweep's part of a cluster that others may use; None where there are no others.
 
     Raises:
         SetupError: it died too often.
     """
     for left in range(RAY_RESTARTS, -1, -1):
         try:
-            _fit(queue, settings, at_once)
+            _fit(queue, settings, at_once, share)
             return
         except Exception as error:
             dead = dead_services()
@@ -240,14 +300,15 @@ def fit(queue: Queue, settings: Settings, at_once: int) -> None:
             queue.release(digest, "crashed", f"Ray's {dead[0]} died")
 
 
-def _fit(queue: Queue, settings: Settings, at_once: int) -> None:
+def _fit(queue: Queue, settings: Settings, at_once: int, share: Share | None) -> None:
+    scheduler = StudyScheduler(queue, share)
     scratch = Path(tempfile.mkdtemp(prefix="sweeps-tune-"))
     try:
         tuner = tune.Tuner(
             tune.with_resources(TrialRunner, _demand),
             tune_config=tune.TuneConfig(
-                search_alg=QueueSearcher(queue, settings),
-                scheduler=StudyScheduler(queue),
+                search_alg=QueueSearcher(queue, settings, scheduler),
+                scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=at_once,

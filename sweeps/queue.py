@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -20,6 +21,10 @@ logger = logging.getLogger(__name__)
 MACHINE_RETRIES = 3
 DEVICE_MEMORY = "device_memory"
 BUSY_WAIT_S = 10.0
+YIELD_WAIT_S = 1.0
+"""How long a trial that yielded is left to its worker, which lets go of it a moment after Tune says so."""
+VAIN_S = 5.0
+"""How long searches that had nothing to suggest are taken to have nothing, unless a trial ends."""
 
 
 class Queue:
@@ -56,6 +61,7 @@ class Queue:
         self._done: set[str] = set()
         self._retry_failed = retry_failed
         self._storage_away = False
+        self._vain_until = 0.0
         self._expected = 0
         for plan in plans:
             for digest, trial in plan.trials.items():
@@ -81,7 +87,37 @@ class Queue:
             if digest is not None:
                 self.waiting.remove(digest)
                 self.running.add(digest)
+            self._vain_until = time.monotonic() + VAIN_S if digest is None else 0.0
             return digest
+
+    def startable(self, most: int) -> list[tuple[float, float]]:
+        """CPUs and GPUs of trials that `next` would give now, one after the other; of what searches might suggest, the most it can be."""
+        with self._lock:
+            found: list[tuple[float, float]] = []
+            try:
+                for study in self.studies:
+                    self._follow(study)
+            except StorageInternalError as error:
+                self._note_storage_away(error)
+            if self._ready() is not None:
+                now, to_come = time.monotonic(), {*self.waiting, *self.running}
+                for digest in self.waiting:
+                    upstream = self._upstream_of(digest)
+                    free = to_come.isdisjoint(upstream) and self._not_before.get(digest, 0) <= now
+                    if len(found) < most and free and all(self._is_done(up) for up in upstream):
+                        found.append(self.demand(digest))
+            if time.monotonic() >= self._vain_until:
+                with contextlib.suppress(StorageInternalError):
+                    for study in self.studies:
+                        wanted = study.plan.resources
+                        more = 0 if self._held_up(study) else (study.total - len(study.asked())) * len(study.seeds)
+                        found += [(wanted.cpu, wanted.gpu)] * more
+            return found[:most]
+
+    def demand(self, digest: str) -> tuple[float, float]:
+        """CPUs and GPUs of a trial; one that must have a device for itself gets a whole one."""
+        wanted = self.owner[digest].resources
+        return wanted.cpu, max(1.0, wanted.gpu) if wanted.gpu and self.alone(digest) else wanted.gpu
 
     def _note_storage_away(self, error: StorageInternalError) -> None:
         if not self._storage_away:
@@ -91,9 +127,7 @@ class Queue:
     def _ask(self) -> bool:
         """Takes in one more suggestion of the first study that may be asked; False where none has one."""
         for study in self.studies:
-            if any(
-                d in self.waiting or d in self.blocked for each in study.open.values() for d in each.digests.values()
-            ):
+            if self._held_up(study):
                 continue  # to ask now would be to ask without the values that are still to come
             suggestion = study.ask()
             if suggestion is not None:
@@ -101,6 +135,11 @@ class Queue:
                 self._add_suggestion(study, suggestion)
                 return True
         return False
+
+    def _held_up(self, study: CellStudy) -> bool:
+        """Whether a suggestion of a study waits to be run."""
+        digests = (digest for each in study.open.values() for digest in each.digests.values())
+        return any(digest in self.waiting or digest in self.blocked for digest in digests)
 
     def _follow(self, study: CellStudy) -> None:
         """Tells a study what ended, takes in the seeds that wait for nothing any more, and drops those that nobody wants now."""
@@ -156,10 +195,11 @@ class Queue:
 
         Args:
             outcome: "done", "failed" (the trial's fault), "stopped" (by a pruner), "crashed" (the machine's fault), "busy" or
-                "fenced" (somebody else has it).
+                "fenced" (somebody else has it), "yielded" (it made room for another sweep, and goes on from its checkpoint).
         """
         with self._lock:
             self.running.discard(digest)
+            self._vain_until = 0.0
             state = read_status(self.state_root, digest).state
             if state is State.DONE or outcome == "stopped":
                 return
@@ -170,6 +210,9 @@ class Queue:
             elif outcome in ("busy", "fenced"):
                 self._not_before[digest] = time.monotonic() + BUSY_WAIT_S
                 self.waiting.append(digest)
+            elif outcome == "yielded":
+                self._not_before[digest] = time.monotonic() + YIELD_WAIT_S
+                self.waiting.insert(0, digest)
             else:
                 self._fail(digest, cause or f"ended as {outcome} without a result")
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweeps.worker import TrialRunner
-from trainers.attempts import State, read_status
+from trainers.attempts import State, read_status, rows
 from trainers.config import Trial
+from trainers.train import trial_folder
 
+MEASURED = ("time/", "timestamp", "train/images_per_s", "train/peak_memory")
+"""Beginnings of what differs from run to run."""
 NOOP = Path(__file__).resolve().parents[2] / "benchmarks" / "noop"
 EXPERIMENT = """
 title = "Trials that do nothing"
@@ -95,3 +99,35 @@ def test_a_reused_runner_leaves_an_unfinished_trial_free(place: Any, trials: lis
     states = [read_status(place.state, trial.digest()).state for trial in trials]
     assert states == [State.PARTIAL, State.DONE]
     assert (read_status(place.state, trials[0].digest()).folder / "released").exists()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_trial_that_yielded_has_the_bits_of_one_that_did_not(
+    place: Any, trials: list[Trial], monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    """It is stopped as Tune stops it, the actor goes to another trial, and a second actor takes it up."""
+    monkeypatch.setattr("sweeps.worker.STEP_S", 0.0)
+    learning = {'{ module = "noop.method" }': '"ce"', "hparams.number": "protocol.lr", "value = 0": "value = 0.05"}
+    (trial,) = place.plan(place.write(EXPERIMENT, "learning.toml", swap=learning), seeds=[0]).trials.values()
+    whole, part = replace(place, folder=place.folder / "whole"), replace(place, folder=place.folder / "part")
+    runner = TrialRunner(config(whole, trial))
+    while runner.step()["outcome"] == "running":
+        pass
+    runner = TrialRunner(config(part, trial))
+    for _ in range(epochs):
+        assert runner.step()["outcome"] == "running"
+    assert runner.reset_config(config(part, trials[0]))
+    status = read_status(part.state, trial.digest())
+    assert (status.state, len(rows(status))) == (State.PARTIAL, epochs)
+    again = TrialRunner(config(part, trial))
+    steps = [again.step()["outcome"] for _ in range(3 - epochs)]
+    assert steps == ["running"] * (2 - epochs) + ["done"]
+    states = [read_status(each.state, trial.digest()) for each in (whole, part)]
+    assert [status.state for status in states] == [State.DONE] * 2
+    first, second = (
+        [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in rows(status)] for status in states
+    )
+    assert first == second
+    assert first[0]["train/loss"] > first[2]["train/loss"] > 0
+    weights = [(trial_folder(each.state, trial.digest()) / "weights.pt").read_bytes() for each in (whole, part)]
+    assert weights[0] == weights[1]
