@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -144,6 +145,18 @@ def parser() -> argparse.ArgumentParser:
         "--trials", type=_positive, help="searches: total number of suggestions wanted, those of earlier runs included"
     )
     run.add_argument("--concurrency", type=_positive, help="trials at once (default: what fits the cluster)")
+    run.add_argument(
+        "--weight",
+        type=_weight,
+        default=1.0,
+        help="this sweep's part of a cluster that several share, relative to theirs (default 1)",
+    )
+    run.add_argument(
+        "--priority",
+        type=int,
+        default=0,
+        help="sweeps of lower priority yield to it on a shared cluster (default 0)",
+    )
     run.add_argument("--retry-failed", action="store_true", help="run trials again that failed by their own fault")
     submit = add(
         "submit",
@@ -240,6 +253,16 @@ def _asked(arguments: argparse.Namespace) -> dict[str, float]:
         faults = [f"--{fault['loc'][0]} {fault['input']:g}: {fault['msg']}" for fault in error.errors()]
         raise SpecError(*faults) from None
     return asked
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0.01 <= weight <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.01 to 100")
+    return weight
 
 
 def _only(pairs: Sequence[str]) -> dict[str, list[str]]:
@@ -636,8 +659,12 @@ def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker:
             launch.pack(queue, settings)
         at_once = arguments.concurrency or launch.concurrency(queue, cluster)
         tracker.start()
-        with Watch(queue, settings.state, settings.data, at_once):
-            launch.fit(queue, settings, Grouping(at_once, launch.room(settings), settings.data, asked=arguments.group))
+        grouping = Grouping(at_once, launch.room(settings), settings.data, asked=arguments.group)
+        with (
+            launch.joined(settings, queue, at_once, arguments.weight, arguments.priority) as share,
+            Watch(queue, settings.state, settings.data, at_once, share),
+        ):
+            launch.fit(queue, settings, grouping, share)
     finally:
         launch.stop()
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -38,6 +39,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
+from sweeps.broker import RayBroker, Share  # noqa: E402
+from sweeps.places import Places  # noqa: E402
 from sweeps.worker import TrialRunner, peak_memory_mib  # noqa: E402
 from trainers import attempts, faults  # noqa: E402
 
@@ -99,6 +102,15 @@ def start(settings: Settings) -> Cluster:
     logging.getLogger("ray").setLevel(logging.ERROR)
     have = ray.cluster_resources()
     return Cluster(have.get("CPU", 0.0), have.get("GPU", 0.0))
+
+
+def joined(
+    settings: Settings, queue: Queue, at_once: int, weight: float, priority: int
+) -> contextlib.AbstractContextManager[Share | None]:
+    """This sweep's part of a cluster; nothing on a Ray that was started here, which nobody else uses."""
+    if settings.ray_address is None:
+        return contextlib.nullcontext()
+    return Share(RayBroker(), queue.startable, at_once, weight=weight, priority=priority)
 
 
 def require_resources(queue: Queue, cluster: Cluster) -> None:
@@ -179,22 +191,27 @@ def pack(queue: Queue, settings: Settings) -> None:
 class QueueSearcher(Searcher):
     """Tune asks it for configurations; it hands out what the queue says is ready, a group of trials at a time."""
 
-    def __init__(self, queue: Queue, settings: Settings, grouping: Grouping) -> None:
+    def __init__(self, queue: Queue, settings: Settings, grouping: Grouping, scheduler: StudyScheduler) -> None:
         super().__init__()
-        self.queue, self.settings, self.grouping = queue, settings, grouping
+        self.queue, self.settings, self.grouping, self.scheduler = queue, settings, grouping, scheduler
+        self.share = scheduler.share
         self.digests: dict[str, list[str]] = {}
         """Members of each of Tune's trials that have not ended."""
+        self._on_interrupt: Any = None
 
     def suggest(self, trial_id: str) -> Any:
-        first = self.queue.next()
+        self._on_interrupt = self._on_interrupt or signal.getsignal(signal.SIGINT)
+        first = self.queue.next() if self.share is None or self.share.may_start() else None
         if first is None:
-            return Searcher.FINISHED if self.queue.finished() else None
+            return self._nothing()
         faults.point("suggested")
         wanted = self.queue.resources(first)
         most = self.grouping.most(self.queue.trials[first], wanted)
         digests = [first, *self.queue.companions(first, most, self.grouping.places)]
         self.digests[trial_id] = list(digests)
-        gpu = max(1.0, wanted.gpu) if wanted.gpu and self.queue.alone(first) else wanted.gpu
+        cpu, gpu = self.queue.demand(first)
+        if self.share is not None:
+            self.share.took(trial_id, (cpu, gpu))
         return {
             "digests": digests,
             "trials": [self.queue.trials[digest].model_dump_json() for digest in digests],
@@ -203,10 +220,21 @@ class QueueSearcher(Searcher):
             "data": str(self.settings.data),
             "device": wanted.device,
             "threads": wanted.threads,
-            "cpu": wanted.cpu,
+            "cpu": cpu,
             "gpu": gpu,
             "path": [path for path in sys.path if path],
         }
+
+    def _nothing(self) -> Any:
+        """The answer while no trial may start; with it go places that Tune would keep from other sweeps.
+
+        Tune asks on for minutes where nothing runs, deaf to Ctrl-C but for putting the handler back that was there before its own.
+        """
+        if self.queue.finished() or signal.getsignal(signal.SIGINT) != self._on_interrupt:
+            return Searcher.FINISHED
+        if self.share is not None and self.share.contested:
+            self.scheduler.let_go()
+        return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Takes back the members that have ended while others go on."""
@@ -218,9 +246,11 @@ class QueueSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.on_trial_result(trial_id, result or {})
+        yielded = self.share is not None and self.share.gave_back(trial_id)
+        outcome = "crashed" if error or result is None else "stopped"
         for digest in self.digests.pop(trial_id, ()):
             faults.point("trial-ended")
-            self.queue.release(digest, "crashed" if error or result is None else "stopped")
+            self.queue.release(digest, "yielded" if yielded and not error else outcome)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing to pickle: Tune writes its searcher down at the start, but never needs it back here."""
@@ -236,27 +266,48 @@ class QueueSearcher(Searcher):
 class StudyScheduler(FIFOScheduler):
     """First come, first served; a trial that a search suggested may be cut by that study's pruner, no other ever.
 
-    A member of a group is cut by its seal, which its worker meets before the next epoch; the others go on.
+    A member of a group is cut by its seal, which its worker meets before the next epoch; the others go on. On a shared cluster Tune's
+    trial may have to yield to another sweep's after an epoch: it ends, and what it carries goes on later.
     """
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, share: Share | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.queue = queue
+        self.queue, self.share = queue, share
+        self._places: Places | None = None
+        self._excess = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing to pickle, as in `QueueSearcher`."""
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if "digest" not in result:
-            return str(TrialScheduler.CONTINUE)
-        digest, epoch = result["digest"], int(result["epoch"])
-        if self.queue.should_prune(digest, epoch, result):
+        if "digest" in result and self.queue.should_prune(result["digest"], int(result["epoch"]), result):
+            digest, epoch = result["digest"], int(result["epoch"])
             attempts.stop(self.queue.state_root, digest, f"cut by the search's pruner after epoch {epoch}")
             self.queue.release(digest, "stopped")
             if self.queue.running.isdisjoint(trial.config["digests"]):
                 return str(TrialScheduler.STOP)
+        if self._excess > 0 and self.share is not None and self.share.may_yield(trial.trial_id):
+            self._excess -= 1
+            self.share.yielding.add(trial.trial_id)
+            return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """As it was; before that, trials that have no place yet are taken back where the sweep has more than its share."""
+        if self.share is not None:
+            self._places = self._places or Places(tune_controller)
+            self._excess = self.share.excess()
+            for trial in self._places.unstarted()[: self._excess] if self._excess else []:
+                self._excess -= 1
+                self.share.yielding.add(trial.trial_id)
+                self._places.withdraw(trial)
+        return super().choose_trial_to_run(tune_controller)
+
+    def let_go(self) -> None:
+        """Gives back places that no trial runs in."""
+        if self._places is not None:
+            self._places.let_go()
 
 
 def _demand(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -279,15 +330,18 @@ class Watchdog(tune.Callback):
             raise RuntimeError(f"Ray's {' and '.join(dead)} died")
 
 
-def fit(queue: Queue, settings: Settings, grouping: Grouping) -> None:
+def fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | None = None) -> None:
     """Runs the queue to its end on the cluster that `start` joined; a Ray that was started here is started again if it dies.
+
+    Args:
+        share: this sweep's part of a cluster that others may use; None where there are no others.
 
     Raises:
         SetupError: it died too often.
     """
     for left in range(RAY_RESTARTS, -1, -1):
         try:
-            _fit(queue, settings, grouping)
+            _fit(queue, settings, grouping, share)
             return
         except Exception as error:
             dead = dead_services()
@@ -305,14 +359,15 @@ def fit(queue: Queue, settings: Settings, grouping: Grouping) -> None:
             queue.release(digest, "crashed", f"Ray's {dead[0]} died")
 
 
-def _fit(queue: Queue, settings: Settings, grouping: Grouping) -> None:
+def _fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | None) -> None:
+    scheduler = StudyScheduler(queue, share)
     scratch = Path(tempfile.mkdtemp(prefix="sweeps-tune-"))
     try:
         tuner = tune.Tuner(
             tune.with_resources(TrialRunner, _demand),
             tune_config=tune.TuneConfig(
-                search_alg=QueueSearcher(queue, settings, grouping),
-                scheduler=StudyScheduler(queue),
+                search_alg=QueueSearcher(queue, settings, grouping, scheduler),
+                scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=grouping.places,

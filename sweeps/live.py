@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,6 +21,9 @@ from sweeps.queue import Queue
 from trainers import attempts
 from trainers.attempts import State
 from trainers.config import Trial
+
+if TYPE_CHECKING:
+    from sweeps.broker import Share
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +67,14 @@ class Watch:
 
     Args:
         at_once: how many trials run at a time, for the estimate of the end.
+        share: part of a cluster that others may use.
     """
 
-    def __init__(self, queue: Queue, state_root: Path, data_root: Path, at_once: int) -> None:
-        self.queue, self.state_root, self.at_once = queue, state_root, at_once
+    def __init__(
+        self, queue: Queue, state_root: Path, data_root: Path, at_once: int, share: Share | None = None
+    ) -> None:
+        self.queue, self.state_root, self.at_once, self.share = queue, state_root, at_once, share
+        self._told = ""
         self.console = Console(file=sys.stdout)
         self.seen: dict[str, Seen] = {}
         self.expected = queue.expected()
@@ -159,6 +167,8 @@ class Watch:
         entry.acc1 = rows[-1].get("test/acc1_pct") if rows else None
         over = status.state in ENDED or digest in self.queue.failed
         track.ended_s = now if over and not running and digest not in self.queue.waiting else None
+        if not running and digest in self.queue.waiting:  # it yielded, or its worker died
+            entry.track = Track(track.work, before=len(rows))
 
     def _say(self, changed: list[Seen]) -> None:
         """Lines of a log: each trial that ended, and where there are few, each that started."""
@@ -174,12 +184,17 @@ class Watch:
         if quiet:
             done += len(quiet)
             sys.stdout.write(f"[{done}/{self.expected}] done: {len(quiet)} trials, the last {quiet[-1].short}{eta}\n")
+        note = "" if self.share is None else self.share.note()
+        if note != self._told:
+            sys.stdout.write(f"cluster: {note or 'this sweep alone'}\n")
+            self._told = note
         sys.stdout.flush()
 
     def eta_s(self) -> float | None:
         """Seconds to the end; None before the first epoch."""
         tracks = {digest: entry.track for digest, entry in self.seen.items()}
-        return left_s(tracks, self.at_once, time.monotonic(), to_come=max(0, self.expected - len(tracks)))
+        at_once = self.at_once if self.share is None else self.share.places
+        return left_s(tracks, at_once, time.monotonic(), to_come=max(0, self.expected - len(tracks)))
 
     def _eta_text(self) -> str:
         eta = self.eta_s()
@@ -213,7 +228,9 @@ class Watch:
                     f"{entry.epochs}/{max(entry.epochs, entry.track.work.epochs)}",
                     "" if entry.acc1 is None else f"{entry.acc1:.2f}",
                 )
-        return Group(head, table)
+        note = "" if self.share is None else self.share.note()
+        shared = [] if self.share is None or not note else [Text(f"{self.share.held()}, {note}", no_wrap=True)]
+        return Group(head, *shared, table)
 
 
 def traits(trial: Trial, source: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 MACHINE_RETRIES = 3
 DEVICE_MEMORY = "device_memory"
 BUSY_WAIT_S = 10.0
+YIELD_WAIT_S = 1.0
+"""How long a trial that yielded is left to its worker, which lets go of it a moment after Tune says so."""
+VAIN_S = 5.0
+"""How long searches that had nothing to suggest are taken to have nothing, unless a trial ends."""
 
 
 class Queue:
@@ -63,6 +68,7 @@ class Queue:
         self._done: set[str] = set()
         self._retry_failed = retry_failed
         self._storage_away = False
+        self._vain_until = 0.0
         self._expected = 0
         for plan in plans:
             for digest, trial in plan.trials.items():
@@ -87,6 +93,7 @@ class Queue:
                 digest = self._ready()
             if digest is not None:
                 self._start([digest], (digest,))
+            self._vain_until = time.monotonic() + VAIN_S if digest is None else 0.0
             return digest
 
     def companions(self, first: str, most: int, places: int) -> list[str]:
@@ -102,7 +109,7 @@ class Queue:
         with self._lock:
             if most < 2 or self._like(first) is None:
                 return []
-            ready = [digest for digest in self.waiting if self._could_start(digest)]
+            ready = self._startable()
             alike = [digest for digest in ready if self._like(digest) == self._like(first)]
             members = groups.size(
                 alike=1 + len(alike),
@@ -121,6 +128,30 @@ class Queue:
                     found.append(digest)
             self._start(found, (first, *found))
             return found
+
+    def startable(self, most: int) -> list[tuple[float, float]]:
+        """CPUs and GPUs of trials that `next` would give now, one after the other; of what searches might suggest, the most it can be."""
+        with self._lock:
+            found: list[tuple[float, float]] = []
+            try:
+                for study in self.studies:
+                    self._follow(study)
+            except StorageInternalError as error:
+                self._note_storage_away(error)
+            if self._ready() is not None:
+                found = [self.demand(digest) for digest in self._startable()[:most]]
+            if time.monotonic() >= self._vain_until:
+                with contextlib.suppress(StorageInternalError):
+                    for study in self.studies:
+                        wanted = study.plan.resources
+                        more = 0 if self._held_up(study) else (study.total - len(study.asked())) * len(study.seeds)
+                        found += [(wanted.cpu, wanted.gpu)] * more
+            return found[:most]
+
+    def demand(self, digest: str) -> tuple[float, float]:
+        """CPUs and GPUs of a trial; one that must have a device for itself gets a whole one."""
+        wanted = self.resources(digest)
+        return wanted.cpu, max(1.0, wanted.gpu) if wanted.gpu and self.alone(digest) else wanted.gpu
 
     def pack(self, share: Callable[[Trial], float]) -> None:
         """Trials on a GPU get the share of it that `share` says, from now on."""
@@ -159,10 +190,15 @@ class Queue:
         fixed = fixed_execution(self.state_root, digest)
         return fixed or Execution.of_new(self.resources(digest).threads)
 
-    def _could_start(self, digest: str) -> bool:
-        """Whether nothing that this launch knows of holds the trial back."""
-        upstream = self._upstream_of(digest)
-        return self._not_before.get(digest, 0) <= time.monotonic() and all(self._is_done(up) for up in upstream)
+    def _startable(self) -> list[str]:
+        """Digests of the waiting that nothing this launch knows of holds back."""
+        now, to_come, found = time.monotonic(), {*self.waiting, *self.running}, list[str]()
+        for digest in self.waiting:
+            upstream = self._upstream_of(digest)
+            free = to_come.isdisjoint(upstream) and self._not_before.get(digest, 0) <= now
+            if free and all(self._is_done(up) for up in upstream):
+                found.append(digest)
+        return found
 
     def _note_storage_away(self, error: StorageInternalError) -> None:
         if not self._storage_away:
@@ -172,9 +208,7 @@ class Queue:
     def _ask(self) -> bool:
         """Takes in one more suggestion of the first study that may be asked; False where none has one."""
         for study in self.studies:
-            if any(
-                d in self.waiting or d in self.blocked for each in study.open.values() for d in each.digests.values()
-            ):
+            if self._held_up(study):
                 continue  # to ask now would be to ask without the values that are still to come
             suggestion = study.ask()
             if suggestion is not None:
@@ -182,6 +216,11 @@ class Queue:
                 self._add_suggestion(study, suggestion)
                 return True
         return False
+
+    def _held_up(self, study: CellStudy) -> bool:
+        """Whether a suggestion of a study waits to be run."""
+        digests = (digest for each in study.open.values() for digest in each.digests.values())
+        return any(digest in self.waiting or digest in self.blocked for digest in digests)
 
     def _follow(self, study: CellStudy) -> None:
         """Tells a study what ended, takes in the seeds that wait for nothing any more, and drops those that nobody wants now."""
@@ -237,12 +276,14 @@ class Queue:
 
         Args:
             outcome: "done", "failed" (the trial's fault), "stopped" (by a pruner), "crashed" (the machine's fault), "busy" or
-                "fenced" (somebody else has it). What is not running here any more was taken back before.
+                "fenced" (somebody else has it), "yielded" (it made room for another sweep, and goes on from its checkpoint). What is
+                not running here any more was taken back before.
         """
         with self._lock:
             if digest not in self.running:
                 return
             self.running.discard(digest)
+            self._vain_until = 0.0
             state = read_status(self.state_root, digest).state
             if state is State.DONE or outcome == "stopped":
                 return
@@ -253,6 +294,9 @@ class Queue:
             elif outcome in ("busy", "fenced"):
                 self._not_before[digest] = time.monotonic() + BUSY_WAIT_S
                 self.waiting.append(digest)
+            elif outcome == "yielded":
+                self._not_before[digest] = time.monotonic() + YIELD_WAIT_S
+                self.waiting.insert(0, digest)
             else:
                 self._fail(digest, cause or f"ended as {outcome} without a result")
 

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 STEP_S = 1.0
 """How long epochs that no pruner looks at are kept together: a report costs the driver more than a quick epoch."""
+UNEVEN_S = 30.0
+"""How much longer where a member stands ahead, and waits for the others."""
 
 
 class TrialRunner(tune.Trainable):
@@ -46,7 +48,10 @@ class TrialRunner(tune.Trainable):
             self._events = None
 
     def step(self) -> dict[str, Any]:
-        """Goes on until the driver must hear of it: each epoch of a watched trial, else what `STEP_S` brings."""
+        """Goes on until the driver must hear of it: each epoch of a watched trial, else what `STEP_S` brings.
+
+        A group is then between epochs, where it may have to yield: every member has finished as many as the others.
+        """
         from trainers.group import Ended
 
         assert self._events is not None
@@ -57,13 +62,16 @@ class TrialRunner(tune.Trainable):
                 if event.error is not None and outcome == "crashed" and len(self._digests) == 1:
                     raise event.error
                 ended.append((self._digests[index], outcome, cause))
-                self._left -= 1
+                del self._at[index]
             elif event.last:
                 continue  # its seal comes now
-            elif self._watch[index]:
-                seen = {name: event.row[name] for name in self._watch[index] if name in event.row}
-                return {"ended": ended, "digest": self._digests[index], "epoch": event.number, **seen}
-            if self._left and time.monotonic() >= due:
+            else:
+                self._at[index] = event.number
+                if self._watch[index]:
+                    seen = {name: event.row[name] for name in self._watch[index] if name in event.row}
+                    return {"ended": ended, "digest": self._digests[index], "epoch": event.number, **seen}
+            level = len(set(self._at.values())) == 1 or time.monotonic() >= due + UNEVEN_S
+            if self._at and level and time.monotonic() >= due:
                 return {"ended": ended}
         return {"ended": ended, "done": True}
 
@@ -81,7 +89,7 @@ class TrialRunner(tune.Trainable):
         parcel.add_modules()  # those of a submitted sweep, where this node has them
         self._digests: list[str] = config["digests"]
         self._watch: list[list[str]] = config["watch"]
-        self._left = len(self._digests)
+        self._at = dict.fromkeys(range(len(self._digests)), -1)  # last epoch of each member that has not ended
         self._events = run_group(
             [Trial.model_validate_json(trial) for trial in config["trials"]],
             Path(config["state"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,8 @@ from trainers.config import Execution, Trial
 
 def searching(place: Any, queue: Queue) -> QueueSearcher:
     """For one place, and groups of four."""
-    return QueueSearcher(queue, place.settings, Grouping(1, Room(None, None), place.settings.data, asked=4))
+    grouping = Grouping(1, Room(None, None), place.settings.data, asked=4)
+    return QueueSearcher(queue, place.settings, grouping, launch.StudyScheduler(queue))
 
 
 @pytest.mark.parametrize(("asked", "alone"), [(0.25, 1.0), (1, 1.0), (2, 2.0), (0, 0)])
@@ -72,7 +74,8 @@ def test_a_pruned_member_is_taken_back_and_the_last_one_ends_tunes_trial(
     place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = grid(place)
-    searcher, scheduler = searching(place, queue), launch.StudyScheduler(queue)
+    searcher = searching(place, queue)
+    scheduler = searcher.scheduler
     trial = SimpleNamespace(config=searcher.suggest("one"))
     first, second = trial.config["digests"]
     for digest in (first, second):
@@ -129,7 +132,8 @@ def test_each_kind_of_trial_is_measured_once_and_gets_its_share(place: Any, monk
     assert shares.pop("teacher resnet14 seed=0") == shares.pop("teacher resnet20 seed=0") == 1 / packing.MOST
     assert {name.split()[0]: round(share, 4) for name, share in shares.items()} == {"pair=A": 0.35, "pair=B": 0.6625}
     assert launch.concurrency(queue, Cluster(64.0, 2.0)) == 16  # as many as there may be of the smallest
-    searcher = QueueSearcher(queue, place.settings, Grouping(2, Room(None, 1e12), place.settings.data))
+    grouping = Grouping(2, Room(None, 1e12), place.settings.data)
+    searcher = QueueSearcher(queue, place.settings, grouping, launch.StudyScheduler(queue))
     first = searcher.suggest("one")
     assert (first["gpu"], first["device"], first["cpu"]) == (1 / packing.MOST, "cuda", 1.0)
 
@@ -192,6 +196,160 @@ def test_a_ray_that_does_not_come_up_is_one_message(
     assert "timed out during startup.;" in fault
     assert "RAY_ADDRESS" in fault
     assert "\n" not in fault
+
+
+class Part:
+    """Stands for this sweep's part of a cluster: what it may hold is set by the test."""
+
+    def __init__(self) -> None:
+        self.start, self.over, self.contested, self.worth = 99, 0, True, True
+        self.held: dict[str, Any] = {}
+        self.yielding: set[str] = set()
+
+    def may_start(self) -> bool:
+        return len(self.held) < self.start
+
+    def took(self, trial_id: str, bundle: Any) -> None:
+        self.held[trial_id] = bundle
+
+    def gave_back(self, trial_id: str) -> bool:
+        self.held.pop(trial_id, None)
+        return trial_id in self.yielding
+
+    def excess(self) -> int:
+        return self.over
+
+    def may_yield(self, trial_id: str) -> bool:
+        return self.worth
+
+
+class Kept:
+    """Stands for the places that Tune keeps."""
+
+    def __init__(self, unstarted: list[Any], searcher: QueueSearcher) -> None:
+        self.waiting, self.searcher, self.let = unstarted, searcher, 0
+
+    def let_go(self) -> None:
+        self.let += 1
+
+    def unstarted(self) -> list[Any]:
+        return list(self.waiting)
+
+    def withdraw(self, trial: Any) -> None:
+        self.waiting.remove(trial)
+        self.searcher.on_trial_complete(trial.trial_id)
+
+
+class TuneTrial:
+    """What schedulers look at."""
+
+    status = "RUNNING"
+
+    def __init__(self, trial_id: str, config: dict[str, Any]) -> None:
+        self.trial_id, self.config = trial_id, config
+
+
+class Controller:
+    """Tune's, without trials."""
+
+    def get_trials(self) -> list[Any]:
+        return []
+
+
+@pytest.fixture
+def shared(place: Any) -> Any:
+    """A searcher and a scheduler with two students ready to run, and their part of the cluster."""
+    place.write()
+    queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
+    teacher = queue.next()
+    assert teacher is not None
+    place.train(queue.trials[teacher])
+    queue.release(teacher, "done")
+    part: Any = Part()
+    scheduler = launch.StudyScheduler(queue, part)
+    grouping = Grouping(2, Room(None, None), place.settings.data, asked=1)
+    searcher = QueueSearcher(queue, place.settings, grouping, scheduler)
+    return queue, part, scheduler, searcher
+
+
+def test_a_sweep_starts_no_more_than_its_share_and_lets_go_of_the_rest(shared: Any) -> None:
+    queue, part, scheduler, searcher = shared
+    part.start = 1
+    kept = scheduler._places = Kept([], searcher)
+    assert searcher.suggest("one") is not None
+    assert part.held == {"one": (1, 0)}
+    assert searcher.suggest("two") is None
+    assert (len(queue.waiting), kept.let) == (1, 1)
+    part.contested = False
+    assert searcher.suggest("two") is None
+    assert kept.let == 1  # nobody waits for it
+    part.start = 2
+    assert searcher.suggest("two") is not None
+    searcher.on_trial_complete("one", error=True)
+    assert list(part.held) == ["two"]
+
+
+def test_trials_yield_after_an_epoch_and_those_without_a_place_at_once(shared: Any) -> None:
+    queue, part, scheduler, searcher = shared
+    first, second = (TuneTrial(name, searcher.suggest(name)) for name in ("one", "two"))
+    scheduler._places = Kept([second], searcher)
+    epoch: dict[str, Any] = {"ended": []}
+    scheduler.choose_trial_to_run(Controller())
+    assert scheduler.on_trial_result(None, first, epoch) == "CONTINUE"
+    part.over = 2
+    scheduler.choose_trial_to_run(Controller())
+    assert [*queue.running] == first.config["digests"]
+    assert queue.waiting == second.config["digests"]
+    part.worth = False
+    assert scheduler.on_trial_result(None, first, epoch) == "CONTINUE"
+    part.worth = True
+    assert scheduler.on_trial_result(None, first, epoch) == "STOP"
+    searcher.on_trial_complete("one", epoch)
+    assert queue.running == set()
+    assert queue.waiting == [*first.config["digests"], *second.config["digests"]]
+    assert queue.failed == {}
+    assert attempts.read_status(queue.state_root, first.config["digests"][0]).state is attempts.State.NEW  # no seal
+
+
+def test_one_trial_yields_for_one_place(shared: Any) -> None:
+    _, part, scheduler, searcher = shared
+    trials = [TuneTrial(name, searcher.suggest(name)) for name in ("one", "two")]
+    scheduler._places = Kept([], searcher)
+    part.over = 1
+    scheduler.choose_trial_to_run(Controller())
+    answers = [scheduler.on_trial_result(None, trial, {"ended": []}) for trial in trials]
+    assert answers == ["STOP", "CONTINUE"]
+
+
+def test_a_worker_that_dies_while_it_is_to_yield_has_died(shared: Any) -> None:
+    queue, part, _, searcher = shared
+    (digest,) = searcher.suggest("one")["digests"]
+    part.yielding.add("one")
+    searcher.on_trial_complete("one", error=True)
+    assert queue._crashes == {digest: 1}
+
+
+def test_a_launch_that_waits_hears_an_interrupt(shared: Any) -> None:
+    """Tune answers Ctrl-C by putting the former handler back, and by asking on for a trial."""
+    _, part, _, searcher = shared
+    part.start = 0
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        assert searcher.suggest("one") is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert searcher.suggest("one") == QueueSearcher.FINISHED
+
+
+def test_only_a_cluster_is_shared(place: Any) -> None:
+    place.write()
+    queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
+    with launch.joined(place.settings, queue, 2, 2.0, 5) as alone:
+        assert alone is None
+    part = launch.joined(replace(place.settings, ray_address="far:6379"), queue, 2, 2.0, 5)
+    assert isinstance(part, launch.Share)
+    assert (part.weight, part.priority, part.at_once) == (2.0, 5, 2)
 
 
 class DyingRay:

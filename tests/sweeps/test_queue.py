@@ -280,6 +280,66 @@ def test_a_held_trial_is_left_to_its_owner(place: Any) -> None:
         assert place.plan("grid.toml", pair="A").states[digest] is State.PARTIAL
 
 
+def test_a_trial_that_yielded_goes_on_first_and_is_not_counted_as_crashed(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queues, "YIELD_WAIT_S", 0.1)
+    queue = grid(place)
+    teacher = queue.next()
+    assert teacher is not None
+    for _ in range(3 * MACHINE_RETRIES):
+        place.train(queue.trials[teacher], (50.0,), end=None)
+        queue.release(teacher, "yielded")
+        assert not queue.finished()
+        assert queue.next() is None  # its worker lets go of it meanwhile
+        time.sleep(0.12)
+        assert queue.next() == teacher
+    assert queue.failed == {}
+    place.train(queue.trials[teacher])
+    queue.release(teacher, "done")
+    first, second = queue.next(), queue.next()
+    assert first is not None
+    queue.release(first, "yielded")  # it had not begun
+    time.sleep(0.12)
+    assert queue.next() == first
+    rows = attempts.rows(attempts.read_status(place.state, teacher))
+    assert [row["epoch"] for row in rows] == list(range(3 * MACHINE_RETRIES + 2))
+    assert second is not None
+
+
+def test_a_trial_that_yielded_and_that_another_launch_finished_is_done(place: Any) -> None:
+    queue = grid(place)
+    teacher = queue.next()
+    assert teacher is not None
+    place.train(queue.trials[teacher])
+    queue.release(teacher, "yielded")
+    assert len(drain(place, queue)) == 2
+    assert queue.finished()
+
+
+def test_what_could_start_is_told_without_starting_it(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "YIELD_WAIT_S", 60.0)
+    text = "seeds = [0]\nresources = { cpu = 2, gpu = 0.5 }"
+    queue = Queue([place.plan(place.write(swap={"seeds = [0]": text}), pair="A")], [], place.state)
+    assert queue.startable(9) == [(2, 0.5)]
+    teacher = queue.next()
+    assert teacher is not None
+    assert queue.startable(9) == []
+    queue.release(teacher, "yielded")
+    assert queue.startable(9) == []
+    queue._not_before.clear()
+    assert queue.startable(9) == [(2, 0.5)]
+    assert queue.next() == teacher
+    out_of_memory(place, queue, teacher)
+    assert queue.startable(9) == [(2, 1.0)]  # a device for itself
+    assert queue.next() == teacher
+    place.train(queue.trials[teacher])
+    queue.release(teacher, "done")
+    assert queue.startable(9) == [(2, 0.5)] * 2
+    assert queue.startable(1) == [(2, 0.5)]
+    assert len(queue.waiting) == 2
+
+
 # --- groups ----------------------------------------------------------------------------------------------------------
 
 WIDE = {
@@ -490,3 +550,26 @@ def test_a_suggestion_that_fails_is_told_and_the_search_goes_on(place: Any, sear
     assert queue.finished()
     states = [row["state"] for row in search.as_json(queue.studies)["cells"][0]["suggestions"]]
     assert states == ["complete", "failed", "complete"]
+
+
+def test_what_a_search_may_suggest_could_start_too(
+    place: Any, search_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = searching(place, search_text, 3)
+    assert len(queue.startable(9)) == 3 + 0  # the teacher, and more than will be: the search has not been asked yet
+    teacher = queue.next()
+    assert teacher is not None
+    assert queue.next() is None  # now one suggestion waits for the teacher
+    assert queue.startable(9) == []
+    place.train(queue.trials[teacher])
+    queue.release(teacher, "done")
+    assert len(queue.startable(9)) == 1  # that one; the search is asked when it is on its way
+    assert queue.next() is not None
+    assert len(queue.startable(9)) == 2
+    assert len(queue.studies[0].asked()) == 1
+    monkeypatch.setattr(queue.studies[0], "ask", lambda: None)
+    assert queue.next() is None
+    assert queue.startable(9) == []  # it has nothing now, so no place is kept for it
+    later = time.monotonic() + queues.VAIN_S
+    monkeypatch.setattr(queues.time, "monotonic", lambda: later)
+    assert len(queue.startable(9)) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 
 from sweeps.worker import TrialRunner
 from trainers import attempts, checkpoint, provenance
-from trainers.attempts import State, read_status
+from trainers.attempts import State, read_status, rows
 from trainers.config import Execution, Trial
 from trainers.train import trial_folder
 
+MEASURED = ("time/", "timestamp", "train/images_per_s", "train/peak_memory")
+"""Beginnings of what differs from run to run."""
 NOOP = Path(__file__).resolve().parents[2] / "benchmarks" / "noop"
 EXPERIMENT = """
 title = "Trials that do nothing"
@@ -114,6 +117,35 @@ def test_a_reused_runner_leaves_an_unfinished_trial_free(place: Any, trials: lis
     assert (read_status(place.state, trials[0].digest()).folder / "released").exists()  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_trial_that_yielded_has_the_bits_of_one_that_did_not(
+    place: Any, trials: list[Trial], monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    """It is stopped as Tune stops it, the actor goes to another trial, and a second actor takes it up."""
+    monkeypatch.setattr("sweeps.worker.STEP_S", 0.0)
+    learning = {'{ module = "noop.method" }': '"ce"', "hparams.number": "protocol.lr", "value = 0": "value = 0.05"}
+    (trial,) = place.plan(place.write(EXPERIMENT, "learning.toml", swap=learning), seeds=[0]).trials.values()
+    whole, part = replace(place, folder=place.folder / "whole"), replace(place, folder=place.folder / "part")
+    assert run(TrialRunner(config(whole, trial))) == {trial.digest(): ("done", "")}
+    runner = TrialRunner(config(part, trial))
+    for _ in range(epochs):
+        assert not runner.step().get("done")
+    assert runner.reset_config(config(part, trials[0]))
+    status = read_status(part.state, trial.digest())
+    assert (status.state, len(rows(status))) == (State.PARTIAL, epochs)
+    again = TrialRunner(config(part, trial))
+    assert [again.step().get("done", False) for _ in range(3 - epochs)] == [False] * (2 - epochs) + [True]
+    states = [read_status(each.state, trial.digest()) for each in (whole, part)]
+    assert [status.state for status in states] == [State.DONE] * 2
+    first, second = (
+        [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in rows(status)] for status in states
+    )
+    assert first == second
+    assert first[0]["train/loss"] > first[2]["train/loss"] > 0
+    weights = [(trial_folder(each.state, trial.digest()) / "weights.pt").read_bytes() for each in (whole, part)]
+    assert weights[0] == weights[1]
+
+
 # --- groups: real trials that share a teacher pass -------------------------------------------------------------------
 
 GROUP = """
@@ -146,7 +178,6 @@ values = [
     { label = "PCKD, other beta", method = "pckd", hparams = { beta_cc = 0.1 } },
 ]
 """
-MEASURED = ("time/", "train/images_per_s", "train/peak_memory_mib", "timestamp_ms")
 
 
 @pytest.fixture
@@ -160,10 +191,12 @@ def grouped(place: Any) -> dict[str, Trial]:
 
 def bits(state: Path, trial: Trial) -> tuple[list[dict[str, float]], bytes]:
     """Rows without times, and weights, of a finished trial."""
-    rows = attempts.rows(read_status(state, trial.digest()))
     weights = checkpoint.load(trial_folder(state, trial.digest()) / "weights.pt")["state"]
     return (
-        [{name: value for name, value in row.items() if not name.startswith(MEASURED)} for row in rows],
+        [
+            {k: v for k, v in row.items() if not k.startswith(MEASURED)}
+            for row in rows(read_status(state, trial.digest()))
+        ],
         b"".join(tensor.numpy().tobytes() for tensor in weights.values()),
     )
 
@@ -202,11 +235,23 @@ def test_a_killed_group_goes_on_with_the_same_bits_though_one_is_further(
     for _ in range(4):  # the first epoch of each, and the second one of one
         runner.step()
     runner.cleanup()
-    stand = [len(attempts.rows(read_status(place.state, trial.digest()))) for trial in members]
+    stand = [len(rows(read_status(place.state, trial.digest()))) for trial in members]
     assert sorted(stand) == [1, 1, 2]
     assert set(run(TrialRunner(config(place, *reversed(members)))).values()) == {("done", "")}
     for trial in members:
         assert bits(solo.state, trial) == bits(place.state, trial), trial.method
+
+
+def test_a_group_that_yields_is_between_epochs_so_that_no_member_loses_one(
+    place: Any, grouped: dict[str, Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.worker.STEP_S", 0.0)
+    members = [grouped[name] for name in ("KD", "DKD", "CRD")]
+    runner = TrialRunner(config(place, *members))
+    for epochs in (1, 2):
+        assert runner.step() == {"ended": []}
+        assert [len(rows(read_status(place.state, trial.digest()))) for trial in members] == [epochs] * 3
+    runner.cleanup()
 
 
 def test_a_member_that_a_pruner_cuts_makes_no_further_epoch(place: Any, grouped: dict[str, Trial]) -> None:
@@ -219,7 +264,7 @@ def test_a_member_that_a_pruner_cuts_makes_no_further_epoch(place: Any, grouped:
     assert ended[cut.digest()][0] == "fenced"
     status = read_status(place.state, cut.digest())
     assert status.state is State.STOPPED
-    assert len(attempts.rows(status)) == 1
+    assert len(rows(status)) == 1
     assert len(checkpoint.load(status.folder / "checkpoint.pt")["rows"]) == 1  # type: ignore[operator]
 
 

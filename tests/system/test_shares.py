@@ -1,104 +1,102 @@
-"""Shares of a GPU over a real Ray that is told of GPUs this machine need not have: trials of a launch never hold more than there is."""
+"""Sweeps that share a real Ray cluster: two by their weights, a third that goes before them, and a ledger that dies."""
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import os
-import shutil
-from dataclasses import replace
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sweeps import launch, packing, spec
-from sweeps.groups import Grouping, Room
-from sweeps.plan import make
-from sweeps.queue import DEVICE_MEMORY, Queue
-from sweeps.settings import Settings
-from trainers import attempts
-from trainers.attempts import State, read_status
-from trainers.config import Execution
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "shares.py"
+PLACES = 6
+LEDGER = """
+import ray
+from sweeps.broker import ACTOR, NAMESPACE, RayBroker
+from sweeps.shares import Claim
 
-NOOP = Path(__file__).resolve().parents[2] / "benchmarks" / "noop"
-EXPERIMENT = """
-title = "Trials that do nothing, on a part of a GPU"
-paper = "noop"
-protocol = "demo-scratch"
-teacher_protocol = "demo-scratch"
-seeds = [0, 1, 2, 3, 4, 5]
-resources = { cpu = 1, gpu = 1 }
-
-[report]
-kind = "table"
-metrics = ["test/acc1_pct"]
-rows = "number"
-
-[base]
-data = { module = "noop.data" }
-method = { module = "noop.method" }
-student = { module = "noop.network" }
-"protocol.epochs" = 2
-
-[[axes]]
-name = "number"
-path = "hparams.number"
-values = [{ label = "0", value = 0 }]
+ray.init(log_to_driver=False)
+free = ray.available_resources()["CPU"]
+one, two = Claim("one", 2.0, 0, (), ((1.0, 0.0),) * 9), Claim("two", 1.0, 0, (), ((1.0, 0.0),) * 9)
+first, second = RayBroker(), RayBroker()
+print("alone", first.beat(one, False).start, first.beat(one, False).places)
+print("second", second.beat(two, False).others)
+print("shared", first.beat(one, True).start, second.beat(two, True).start)
+print("free", ray.available_resources()["CPU"] == free)
+ray.kill(ray.get_actor(ACTOR, namespace=NAMESPACE))
+for broker, claim in ((first, one), (second, two)):
+    for attempt in range(20):
+        try:
+            broker.beat(claim, True)
+            break
+        except ray.exceptions.RayActorError:
+            print("away")
+print("again", sorted(claim.name for claim in first.claims()))
+second.leave("two")
+print("left", [claim.name for claim in first.claims()])
+first.leave("one")
+try:
+    ray.get_actor(ACTOR, namespace=NAMESPACE)
+except ValueError:
+    print("gone")
 """
 
 
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Of an empty place, with a Ray that believes in one GPU; what it puts there runs on the CPU."""
-    shutil.copytree(NOOP, tmp_path / "noop")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(spec.Resources, "device", property(lambda self: "cpu"))
-    monkeypatch.setattr(launch.preflight, "device_bytes", lambda: 16_000.0 * packing.MIB)
-    honest = launch.ray.init
-    monkeypatch.setattr(launch.ray, "init", lambda **options: honest(**{**options, "num_cpus": 6, "num_gpus": 1}))
-    home = tmp_path / ".sweeps"
-    return Settings(home, home / "state", home / "data", f"sqlite:///{home / 'mlflow.db'}", None, None)
+@pytest.fixture(scope="module")
+def shares() -> Iterator[object]:
+    """`benchmarks/shares.py`, which is a script."""
+    found = importlib.util.spec_from_file_location("shares_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(found)
+    sys.modules["shares_benchmark"] = module
+    found.loader.exec_module(module)
+    yield module
+    del sys.modules["shares_benchmark"]
 
 
-def test_trials_are_packed_by_what_a_probe_measured_and_one_that_ran_out_runs_alone(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Path("noop.toml").write_text(EXPERIMENT)
-    plan = make("noop.toml", spec.load_profile("paper"), settings.state, settings.data)
-    full = next(iter(plan.trials.values()))
-    with attempts.claim(full, settings.state, Execution.of_new(1)) as attempt:  # an earlier launch's
-        attempt.note_machine_fault("CUDA out of memory", DEVICE_MEMORY)
-    queue = Queue([plan], [], settings.state)
-    asked: dict[str, float] = {}
-    honest = launch.QueueSearcher.suggest
+def test_two_sweeps_share_by_weight_and_yield_to_a_third(shares, tmp_path):
+    """Each trial that yielded is continued and finished once, no epoch lost or doubled, and none counts as a failure."""
+    found = shares.measure(tmp_path, PLACES, [2.0, 1.0], 25.0)
+    assert found.faults == []
+    heavy, light, urgent = found.users
+    story = shares.timeline(found.users)
+    ratio = heavy.mean_held(*found.window) / light.mean_held(*found.window)
+    assert 1.6 <= ratio <= 2.5, story
+    assert heavy.mean_held(*found.window) + light.mean_held(*found.window) > PLACES - 1, story
+    assert 1.4 <= heavy.rate(*found.window) / light.rate(*found.window) <= 2.9, story
+    for at, held in urgent.held.items():
+        assert held + heavy.held[at] + light.held[at] <= PLACES, story
+    assert max(urgent.held.values()) >= PLACES - 1, story
+    assert found.all_s < 90, story
+    assert heavy.yields() + light.yields() >= PLACES - 1, story
+    assert urgent.yields() == 0
+    for user in found.users:
+        log = user.log()
+        assert "WARNING" not in log and "completed" not in log, log
+    assert "cluster: share 2:1 with 1 other sweep" in heavy.log()
+    assert "cluster: after 1 of higher priority, 2 other sweeps in all" in light.log()
+    assert "cluster: before 2 other sweeps" in urgent.log()
+    assert "cluster: this sweep alone" in heavy.log() + light.log()
 
-    def suggest(self: Any, trial_id: str) -> Any:
-        config = honest(self, trial_id)
-        if isinstance(config, dict):
-            (digest,) = config["digests"]  # without a teacher there is nothing to share
-            asked[digest] = config["gpu"]
-        return config
 
-    monkeypatch.setattr(launch.QueueSearcher, "suggest", suggest)
-    cluster = launch.start(settings)
-    try:
-        assert (cluster.cpus, cluster.gpus) == (6.0, 1.0)
-        assert launch.device_bytes(replace(settings, ray_address="joined")) == 16_000.0 * packing.MIB  # by a task
-        launch.require_resources(queue, cluster)
-        launch.pack(queue, settings)
-        share = queue.resources(full.digest()).gpu
-        assert 1 / packing.MOST <= share < 0.5  # what a process of nothing but torch takes
-        places = launch.concurrency(queue, cluster)
-        assert places == min(6, int(1 / share))
-        launch.fit(queue, settings, Grouping(places, Room(None, None), settings.data))
-    finally:
-        launch.stop()
-    assert queue.failed == {}
-    assert {read_status(settings.state, digest).state for digest in plan.trials} == {State.DONE}
-    assert asked == {digest: 1.0 if digest == full.digest() else share for digest in plan.trials}
-    for file in settings.state.glob("*/*/attempts/*/made_with.json"):
-        assert json.loads(file.read_text())["device"] == "cpu"
+def test_a_ledger_that_dies_is_made_again_and_the_last_to_leave_ends_it(shares, tmp_path):
+    with shares.ray_head(2) as environment:
+        known = {**environment, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", LEDGER], env=known, cwd=tmp_path, capture_output=True, text=True, timeout=600
+        )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line != "away"]
+    assert lines == [
+        "alone None 2",
+        "second 1",
+        "shared 1 1",
+        "free True",
+        "again ['one', 'two']",
+        "left ['one']",
+        "gone",
+    ]
