@@ -197,4 +197,4 @@ def summary(groups: Sequence[Sequence[str]]) -> str:
         f"{count} {'group' if count == 1 else 'groups'} of {members}"
         for members, count in sorted(sizes.items(), reverse=True)
     ]
-    return f"{sum(map(len, groups))} trials share teacher passes in {' and '.join(parts)}"
+    return f"{sum(map(len, groups))} trials share teacher passes in {', '.join(parts)}"

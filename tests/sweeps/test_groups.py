@@ -109,5 +109,5 @@ def test_what_is_planned_leaves_out_what_is_done_and_what_reports_its_cost(place
 
 def test_summary_names_each_size() -> None:
     assert groups.summary([["a", "b"], ["c", "d", "e"], ["f", "g"]]) == (
-        "7 trials share teacher passes in 1 group of 3 and 2 groups of 2"
+        "7 trials share teacher passes in 1 group of 3, 2 groups of 2"
     )
