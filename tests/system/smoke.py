@@ -218,8 +218,9 @@ def disturbed_sweep(stack: Stack, laptop: Laptop, words: tuple[str, ...], began:
     for service in (mlflow, worker):
         service.start()
     say(f"both are back, {row['progress']}")
-    found += look_at_mlflow(stack, laptop.folder)
-    say("MLflow's page asks for the login and shows the experiment")
+    seen = look_at_mlflow(stack, laptop.folder)
+    say("; ".join(seen) or "MLflow's page asks for the login and shows the experiment")
+    found += seen
     followed = laptop.sweep("logs", job, "--follow")
     if followed.returncode:
         found.append(f"the sweep ended with {followed.returncode}: {followed.stdout[-3000:]}{followed.stderr}")

@@ -227,3 +227,7 @@ def test_no_secret_shows_anywhere(stack: Stack, laptop: Laptop) -> None:
     assert len([path for path in stack.ray_folder.rglob("*") if path.is_file()]) > 10
     assert len(list(stack.shared.rglob("*.json"))) > 10
     assert leaks(stack, laptop) == []
+    planted = stack.shared / "planted"
+    planted.write_text(f"token={stack.env['RAY_AUTH_TOKEN']}")
+    assert leaks(stack, laptop) == [f"RAY_AUTH_TOKEN shows in {planted}"]
+    planted.unlink()
