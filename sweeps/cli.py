@@ -596,11 +596,11 @@ def _offer_profiles(arguments: argparse.Namespace, settings: Settings, names: li
 def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]) -> int:
     from sweeps import preflight, prices, search
     from sweeps.queue import Queue
-    from sweeps.store import client, reachable
+    from sweeps.store import Opening, reachable
     from sweeps.tracking import Tracked, Tracker
 
     preflight.require(plans, settings, retry_failed=arguments.retry_failed)
-    client(settings)
+    store = Opening(settings)
     again = bool(arguments.retry_failed)
     studies = [
         study for plan in plans for study in search.studies_of(plan, settings, arguments.trials, retry_failed=again)
@@ -621,8 +621,9 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
 
     tracker = Tracker(settings, plans, tracked)
     if needed:
-        _fit(arguments, settings, queue, tracker)
+        _fit(arguments, settings, queue, tracker, store)
     else:
+        store.require()
         _say("nothing to run")
     mirror = tracker.finish() if needed else _mirror_once(settings, tracked)
     missing = [digest for digest in queue.trials if _state(settings, digest) not in ("done", "stopped")]
@@ -647,13 +648,14 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
     return _summary(settings, queue, complete)
 
 
-def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker: Any) -> None:
+def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker: Any, store: Any) -> None:
     from sweeps import launch
     from sweeps.groups import Grouping
     from sweeps.live import Watch
 
     cluster = launch.start(settings)
     try:
+        store.require()
         launch.require_resources(queue, cluster)
         if arguments.gpu == AUTO:
             launch.pack(queue, settings)

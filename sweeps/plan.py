@@ -117,8 +117,9 @@ def make(
         SpecError: every fault of the experiment at this profile.
     """
     experiment, faults = spec.read(name, profile)
+    resolved: dict[tuple[str, int], resolve.Resolved] = {}
     if experiment is not None:
-        faults += resolve.cell_faults(experiment, profile, data_root)
+        faults += resolve.cell_faults(experiment, profile, data_root, resolved)
         faults += spec.race_faults(experiment.file.search, seeds, "--seeds") if seeds else []
     if experiment is None or faults:
         raise SpecError(*dict.fromkeys(faults))
@@ -129,7 +130,8 @@ def make(
         if cell.status != "run" or experiment.file.search is not None:
             continue
         for seed in seeds or cell.seeds or experiment.file.seeds:
-            trial, scaling = resolve.resolve(experiment, profile, cell, seed, data_root)
+            known = resolved.get((cell.name, seed))
+            trial, scaling = known or resolve.resolve(experiment, profile, cell, seed, data_root)
             plan.entries.append(Entry(cell, seed, trial, trial.digest()))
             plan.notes += [note for note in scaling.notes if note not in plan.notes]
             plan.mapped += [line for line in scaling.mapped if line not in plan.mapped]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sweeps import cost
 from sweeps.errors import SetupError
 from sweeps.plan import Plan
 from sweeps.settings import Settings
@@ -307,8 +308,7 @@ def gpu_bytes(trial: Trial, info: Info) -> float:
 @lru_cache(maxsize=256)
 def _state_bytes(network: str, classes: int, channels: int, size: int) -> int:
     """Of a network's weights and buffers; none is allocated."""
-    with torch.device("meta"):
-        built = models.build(network, classes=classes, channels=channels, size=size)
+    built = cost.sketch(network, classes, channels, size)
     return sum(value.numel() * value.element_size() for value in built.state_dict().values())
 
 

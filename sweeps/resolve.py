@@ -571,8 +571,23 @@ def declared_faults(experiment: Experiment, cell: Cell) -> list[str]:
     return [f"{experiment.place}: method {method!r} says nothing of {', '.join(missing)}; add it to TRAITS in its file"]
 
 
-def cell_faults(experiment: Experiment, profile: Profile, data_root: Path, *, elsewhere: bool = False) -> list[str]:
-    """Faults of the cells: each message once, naming the first cell and how many share it."""
+Resolved = tuple[Trial, Scaling]
+
+
+def cell_faults(
+    experiment: Experiment,
+    profile: Profile,
+    data_root: Path,
+    resolved: dict[tuple[str, int], Resolved] | None = None,
+    *,
+    elsewhere: bool = False,
+) -> list[str]:
+    """Faults of the cells: each message once, naming the first cell and how many share it.
+
+    Args:
+        resolved: is filled with what cells without a fault resolve to, by name and seed, for a caller who wants it next.
+        elsewhere: as in `resolve`.
+    """
     concerned: dict[str, list[str]] = {}
     search = experiment.file.search
     points = corners(search.space) if search else [{}]
@@ -583,8 +598,11 @@ def cell_faults(experiment: Experiment, profile: Profile, data_root: Path, *, el
         if cell.status != "run":
             continue
         for extra in points:
+            seed = experiment.file.seeds[0]
             try:
-                resolve(experiment, profile, cell, experiment.file.seeds[0], data_root, extra, elsewhere=elsewhere)
+                found = resolve(experiment, profile, cell, seed, data_root, extra, elsewhere=elsewhere)
+                if resolved is not None and not extra:
+                    resolved[cell.name, seed] = found
             except SpecError as error:
                 for fault in error.faults:
                     concerned.setdefault(fault, []).append(cell.name)

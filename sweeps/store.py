@@ -6,8 +6,10 @@ import fcntl
 import logging
 import math
 import os
+import re
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -72,6 +74,34 @@ def client(settings: Settings) -> MlflowClient:
             f"{place} cannot be opened: {first_line(error, settings)}; check MLFLOW_TRACKING_URI"
         ) from error
     return found
+
+
+class Opening:
+    """`client` in a thread of its own: MLflow's import and a new store's tables take as long as Ray takes to start."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._error: SetupError | None = None
+        self._thread = threading.Thread(target=self._open, name="store", daemon=True)
+        self._thread.start()
+        if re.match(r"sqlite:///(?!/)", settings.tracking_uri):
+            self._thread.join()  # a relative path: Ray's start leaves the current folder for a moment
+
+    def _open(self) -> None:
+        try:
+            client(self._settings)
+        except SetupError as error:
+            self._error = error
+
+    def require(self) -> None:
+        """Waits for the end of it.
+
+        Raises:
+            SetupError: as `client`.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 def first_line(error: BaseException, settings: Settings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -202,6 +203,12 @@ class Trial(Frozen):
     seed: int = Field(ge=0)
     precision: Precision = "fp32"
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Trial:
+        """As any model's, with a digest of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("kept_digest", None)
+        return copied
+
     def upstreams(self) -> tuple[Trial, ...]:
         """Trials whose weights this one needs, teacher first."""
         return tuple(up.trial for up in (self.teacher, self.subject) if up is not None and up.trial is not None)
@@ -240,6 +247,11 @@ class Trial(Frozen):
 
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON of `identity()`."""
+        return self.kept_digest
+
+    @cached_property
+    def kept_digest(self) -> str:
+        """Worked out once: a plan asks for it a dozen times."""
         return hashlib.sha256(canonical_json(self.identity()).encode()).hexdigest()
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sweeps import cost, resolve, spec
 from trainers import data, methods, models, registry
@@ -170,3 +176,36 @@ def test_the_shipped_search_trades_accuracy_for_operations() -> None:
         found.setdefault(turned, set()).add(cost.flops(trial, NOWHERE))
     (dear,), (cheap,) = found[True], found[False]
     assert dear == 4 * cheap
+
+
+@pytest.mark.parametrize("name", ["resnet8x4", "wrn_16_2", "vgg8", "mobilenetv2", "shufflev1", "shufflev2"])
+def test_operations_are_those_of_torchs_own_counter(name: str) -> None:
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        models.build(name, classes=10, channels=3, size=32).eval()(torch.empty(1, 3, 32, 32))
+    assert cost.forward_flops(name, 10, 3, 32) == counter.get_total_flops()
+
+
+def test_operations_of_products_transposed_layers_and_attention() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.up(images).flatten(2).transpose(1, 2)
+            answer: Tensor = F.scaled_dot_product_attention(tokens, tokens, tokens) @ tokens.mT
+            return answer
+
+    with torch.device("meta"), torch.no_grad():
+        network, images = Mixed(), torch.empty(2, 4, 5, 5)
+        with cost.Operations() as ours:
+            network(images)
+        with FlopCounterMode(display=False) as counter:
+            network(images)
+    assert ours.total == counter.get_total_flops() > 0
+
+
+def test_a_plan_loads_none_of_torchs_compiler() -> None:
+    """It takes half a second to import, and `sweep plan` has no use for it."""
+    code = "import sys; from sweeps import cost; cost.forward_flops('resnet8', 10, 3, 32); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

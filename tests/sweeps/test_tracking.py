@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from sweeps import tracking
 from sweeps.errors import SetupError
 from sweeps.plan import Plan
+from sweeps.store import Opening
 from sweeps.tracking import Mirror, Tracked, Tracker, params
 from trainers import attempts
 from trainers.train import trial_folder
@@ -399,6 +400,20 @@ def test_a_server_that_does_not_answer_is_told_without_its_password(
     assert "127.0.0.1:9" in str(caught.value)
     assert "MLFLOW_TRACKING_URI" in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_store_is_opened_meanwhile_and_its_fault_is_told_when_it_is_asked_for(
+    tmp_path: Path, mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = mirrored.place.settings
+    bad = Opening(replace(settings, tracking_uri="mysql+pymysql://user:s3cret@127.0.0.1:9/mlflow"))
+    with pytest.raises(SetupError, match="install its driver"):
+        bad.require()
+    monkeypatch.chdir(tmp_path)
+    relative = Opening(replace(settings, tracking_uri="sqlite:///own.db"))
+    monkeypatch.chdir(tmp_path.parent)  # as Ray's start does
+    relative.require()
+    assert (tmp_path / "own.db").is_file()
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_imported_weights_count_by_content_not_by_place() -> None:
 
 
 def test_threads_and_paths_are_not_part_of_a_trial() -> None:
-    assert set(Execution.model_fields) == {"threads"}
+    assert set(Execution.model_fields) == {"threads", "memory_format"}
     assert not {"threads", "device", "data_root", "workers", "label", "experiment"} & set(Trial.model_fields)
 
 
@@ -234,3 +234,12 @@ def test_data_spec_and_protocol_reject_unknown_names() -> None:
         DataSpec.model_validate({"name": "digits", "root": "/data"})
     with pytest.raises(ValidationError, match="Extra inputs"):
         Protocol.model_validate({**PROTOCOL, "optimiser": "adam"})
+
+
+def test_a_changed_copy_has_a_digest_of_its_own() -> None:
+    trial = Trial.model_validate(FULL)
+    before = trial.digest()
+    other = trial.model_copy(update={"seed": 7})
+    assert other.digest() == digest(FULL | {"seed": 7}) != before
+    assert trial == Trial.model_validate(FULL)  # which has not worked its digest out
+    assert trial.model_dump() == Trial.model_validate(FULL).model_dump()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,12 +41,20 @@ def load(spec: DataSpec, info: Info, change: Callable[[NDArray[np.float64]], NDA
     Raises:
         ConfigError: more images a class than there are.
     """
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    pixels, labels = load_digits(return_X_y=True)  # (N, 64)
+    pixels, labels = _read()
     scaled = np.rint(change(pixels.reshape(-1, 8, 8)) * 255 / LEVELS).astype(np.uint8, order="C")
     everything = Split(torch.from_numpy(scaled).view(-1, 1, 8, 8), torch.from_numpy(labels.astype(np.int64)))
     rest_rows, test_rows = _split.holdout(everything.labels, TEST_IMAGES)
     rest = everything.take(rest_rows)
     train_rows, val_rows = _split.holdout(rest.labels, VAL_IMAGES)
     return _split.finish(spec, info, rest.take(train_rows), everything.take(test_rows), rest.take(val_rows))
+
+
+def _read() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Pixels (N, 64) and labels (N,), as `sklearn.datasets.load_digits` gives them after it was imported for a second and more."""
+    found = importlib.util.find_spec("sklearn")
+    assert found is not None and found.submodule_search_locations is not None  # required by this package
+    file = Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    with gzip.open(file, "rt", encoding="ascii") as text:
+        rows = np.loadtxt(text, delimiter=",")
+    return rows[:, :-1], rows[:, -1].astype(np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import NamedTuple, cast
 from typing import Protocol as Interface
@@ -94,7 +95,7 @@ def exists(name: str) -> bool:
 def build(
     name: str, *, classes: int, channels: int = 3, size: int = 32, seed: int | None = None, role: str = "student"
 ) -> Network:
-    """A network with fresh weights, on the CPU.
+    """A network with fresh weights, on the CPU; inside `torch.device("meta")` one without weights, which nothing initialises.
 
     The weights come from the stream ("weights", `role`) of `seed`; the caller's random state stays as it was.
 
@@ -109,7 +110,10 @@ def build(
     Raises:
         ConfigError: unknown name, images too small, or a user's module without a network.
     """
-    with torch.random.fork_rng(devices=()):
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=()))
+        if torch.get_default_device().type == "meta":
+            stack.enter_context(Outline())
         if seed is not None:
             # Not torch.manual_seed, which would seed the GPUs too.
             torch.default_generator.manual_seed(seeding.stream_seed(seed, "weights", role))

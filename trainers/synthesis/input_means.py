@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainers import models
 from trainers.data import Info
 from trainers.errors import ConfigError
+from trainers.models._outline import Outline
 
 Layers = Literal["auto", "stages", "norms"]
 DEEP_STAGES = 4
@@ -94,11 +95,11 @@ def dims(network: str, channels: int, size: int, layers: Layers) -> int:
     Raises:
         ConfigError: see `chosen_layers`.
     """
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"), Outline(), torch.no_grad():
         built = models.build(network, classes=2, channels=channels, size=size).eval()
         with InputMeans(built, layers) as means:
             built(torch.empty((1, channels, size, size)))
-    return means.features().shape[1]
+        return means.features().shape[1]
 
 
 def layer_faults(network: str, info: Info, layers: Layers) -> list[str]:

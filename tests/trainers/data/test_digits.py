@@ -1,5 +1,7 @@
 """scikit-learn's digits."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from trainers import data
 from trainers.config import DataSpec
-from trainers.data import DataSet, digits
+from trainers.data import DataSet, _digits, digits
 from trainers.errors import ConfigError
 
 NOWHERE = Path("/nonexistent")
@@ -73,3 +75,18 @@ def test_unknown_data_set_names_the_known_ones() -> None:
         ConfigError, match=r"unknown data set 'digit'.*known: cifar10, cifar100, digits, digits_turned, image_folder"
     ):
         data.load(DataSpec(name="digit"), NOWHERE)
+
+
+def test_pixels_and_labels_are_those_of_scikit_learn() -> None:
+    pixels, labels = _digits._read()
+    known = load_digits(return_X_y=True)
+    assert np.array_equal(pixels, known[0]) and pixels.dtype == known[0].dtype
+    assert np.array_equal(labels, known[1])
+
+
+def test_digits_are_read_without_scikit_learn_being_imported() -> None:
+    code = (
+        "import sys; from pathlib import Path; from trainers import data; from trainers.config import DataSpec;"
+        "data.load(DataSpec(name='digits'), Path('/')); sys.exit('sklearn' in sys.modules or 'scipy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
