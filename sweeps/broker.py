@@ -30,6 +30,8 @@ AWAY_S = 30.0
 """How long the last answer counts when there is no new one; after that Ray alone decides, until there is."""
 JOIN_S = 10.0
 """How long a launch waits for its first answer before it starts without one."""
+GROWTH = 8
+"""How many times as many places as at the start a sweep fills, of a cluster that grows meanwhile."""
 MIN_RUN_S = 10.0
 """A trial that was handed out less than so long ago does not yield: it would have cost more than it brought."""
 
@@ -103,7 +105,8 @@ class Share:
     Args:
         broker: where to ask.
         wanted: gives places for what could start now, at most so many.
-        at_once: trials at a time, at most.
+        at_once: trials at a time, at most; with `grows` what the cluster has places for now.
+        grows: fill nodes that join later too, up to `GROWTH` times as many places.
     """
 
     def __init__(
@@ -114,9 +117,11 @@ class Share:
         *,
         weight: float = 1.0,
         priority: int = 0,
+        grows: bool = False,
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.weight, self.priority, self.at_once = weight, priority, at_once
+        self.most = GROWTH * at_once if grows else at_once
         self.yielding: set[str] = set()  # Tune trials that end to make room
         self._broker, self._wanted = broker, wanted
         self._lock = threading.Lock()
@@ -142,9 +147,11 @@ class Share:
                 self._broker.leave(self.name)
 
     def may_start(self) -> bool:
-        """Whether a further trial may be handed out."""
-        answer = self.answer
-        return answer is None or answer.start is None or len(self._held) < answer.start
+        """Whether a further trial may be handed out; alone on a cluster, whether it has a place for it as it is now."""
+        answer, held = self.answer, len(self._held)
+        if answer is not None and answer.start is not None:
+            return held < answer.start
+        return held < max(self.at_once, 0 if answer is None else answer.places)
 
     def took(self, trial_id: str, bundle: Bundle) -> None:
         """Notes that a Tune trial was handed out, whatever it carries."""
@@ -188,8 +195,8 @@ class Share:
         """Trials at a time as things stand."""
         answer = self.answer
         if answer is None or answer.start is None:
-            return self.at_once
-        return max(1, min(self.at_once, answer.start if answer.keep is None else answer.keep))
+            return max(self.at_once, min(self.most, 0 if answer is None else answer.places))
+        return max(1, min(self.most, answer.start if answer.keep is None else answer.keep))
 
     def note(self) -> str:
         """Whom the cluster is shared with, and how; empty for a sweep that is alone."""
@@ -217,7 +224,7 @@ class Share:
 
     def _beat(self) -> None:
         try:
-            wants = tuple(self._wanted(max(0, self.at_once - len(self._held))))
+            wants = tuple(self._wanted(max(0, self.most - len(self._held))))
             with self._lock:
                 held = tuple(bundle for bundle, _ in self._held.values())
             answer = self._broker.beat(Claim(self.name, self.weight, self.priority, held, wants), self._known)

@@ -662,8 +662,9 @@ def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker:
         at_once = arguments.concurrency or launch.concurrency(queue, cluster)
         tracker.start()
         grouping = Grouping(at_once, launch.room(settings), settings.data, asked=arguments.group)
+        grows = arguments.concurrency is None
         with (
-            launch.joined(settings, queue, at_once, arguments.weight, arguments.priority) as share,
+            launch.joined(settings, queue, at_once, arguments.weight, arguments.priority, grows=grows) as share,
             Watch(queue, settings.state, settings.data, at_once, share),
         ):
             launch.fit(queue, settings, grouping, share)

@@ -105,12 +105,12 @@ def start(settings: Settings) -> Cluster:
 
 
 def joined(
-    settings: Settings, queue: Queue, at_once: int, weight: float, priority: int
+    settings: Settings, queue: Queue, at_once: int, weight: float, priority: int, *, grows: bool
 ) -> contextlib.AbstractContextManager[Share | None]:
-    """This sweep's part of a cluster; nothing on a Ray that was started here, which nobody else uses."""
+    """This sweep's part of a cluster; nothing on a Ray that was started here, which nobody else uses and no node joins."""
     if settings.ray_address is None:
         return contextlib.nullcontext()
-    return Share(RayBroker(), queue.startable, at_once, weight=weight, priority=priority)
+    return Share(RayBroker(), queue.startable, at_once, weight=weight, priority=priority, grows=grows)
 
 
 def require_resources(queue: Queue, cluster: Cluster) -> None:
@@ -370,7 +370,7 @@ def _fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | No
                 scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
-                max_concurrent_trials=grouping.places,
+                max_concurrent_trials=grouping.places if share is None else share.most,
             ),
             run_config=tune.RunConfig(name="launch", storage_path=str(scratch), verbose=0, callbacks=[Watchdog()]),
         )

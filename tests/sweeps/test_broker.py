@@ -20,7 +20,8 @@ class Cluster:
     """Stands for the ledger's actor: answers, or is away."""
 
     def __init__(self, places: float = 4.0) -> None:
-        self.ledger = Ledger(lambda: (places, 0.0))
+        self.total = places
+        self.ledger = Ledger(lambda: (self.total, 0.0))
         self.away = False
 
     def beat(self, claim: Claim, known: bool) -> Answer:
@@ -59,13 +60,26 @@ def fill(one: Share, most: int = 99) -> int:
     return count
 
 
-def test_a_sweep_alone_starts_what_it_likes_and_says_nothing_of_others() -> None:
+def test_a_sweep_alone_starts_all_that_was_asked_for_and_says_nothing_of_others() -> None:
     cluster = Cluster()
-    with share(cluster) as one:
-        assert fill(one, 7) == 7
-        assert (one.excess(), one.contested, one.note(), one.places) == (0, False, "", 4)
+    with share(cluster, at_once=7) as one:
+        assert fill(one) == 7
+        assert (one.excess(), one.contested, one.note(), one.places) == (0, False, "", 7)
         wait(lambda: len(cluster.ledger.claims()[0].held) == 7)
     assert cluster.ledger.claims() == []
+
+
+def test_a_sweep_alone_fills_nodes_that_join_and_asks_for_none() -> None:
+    cluster = Cluster()
+    with share(cluster, wants=99, grows=True) as one:
+        assert one.most == 4 * broker.GROWTH
+        assert fill(one) == 4
+        cluster.total = 6.0
+        wait(one.may_start)
+        assert one.places == 6
+        assert fill(one) == 2
+        cluster.away = True
+        assert not one.may_start()
 
 
 def test_two_sweeps_fill_the_cluster_by_their_weights() -> None:

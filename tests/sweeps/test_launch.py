@@ -345,11 +345,11 @@ def test_a_launch_that_waits_hears_an_interrupt(shared: Any) -> None:
 def test_only_a_cluster_is_shared(place: Any) -> None:
     place.write()
     queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
-    with launch.joined(place.settings, queue, 2, 2.0, 5) as alone:
+    with launch.joined(place.settings, queue, 2, 2.0, 5, grows=True) as alone:
         assert alone is None
-    part = launch.joined(replace(place.settings, ray_address="far:6379"), queue, 2, 2.0, 5)
+    part = launch.joined(replace(place.settings, ray_address="far:6379"), queue, 2, 2.0, 5, grows=False)
     assert isinstance(part, launch.Share)
-    assert (part.weight, part.priority, part.at_once) == (2.0, 5, 2)
+    assert (part.weight, part.priority, part.at_once, part.most) == (2.0, 5, 2, 2)
 
 
 class DyingRay:

@@ -26,12 +26,12 @@ def held_by(home: Any, node: RayNode) -> set[str]:
     return held
 
 
-def test_trials_of_a_lost_node_move_on_and_a_new_node_gets_work(home, short_folder):
-    """Head without a CPU of its own, two workers with one each; the second is killed with a trial in its middle, a third joins."""
-    experiment = home.mini([0.1, 0.2, 0.3], epochs=EPOCHS, updates=48)
+def test_trials_of_a_lost_node_move_on_and_new_nodes_get_work(home, short_folder):
+    """Head without a CPU of its own, two workers with one each; the second is killed with a trial in its middle, two others join."""
+    experiment = home.mini([0.1, 0.2, 0.3, 0.4], epochs=EPOCHS, updates=48)
     logs = home.folder / "nodes"
     head = RayNode(logs, 0, temp=short_folder / "head")
-    first, second, third = (RayNode(logs, 1, head=head, ip=f"127.0.0.{n}") for n in (2, 3, 4))
+    first, second, third, fourth = (RayNode(logs, 1, head=head, ip=f"127.0.0.{n}") for n in (2, 3, 4, 5))
     with head, first, second:
         home.environment |= head.environment
         driver = home.start("run", experiment, "--profile", "paper")
@@ -45,12 +45,14 @@ def test_trials_of_a_lost_node_move_on_and_a_new_node_gets_work(home, short_fold
         second.kill9()
         with third:
             home.wait_for(lambda: bool(held_by(home, third)), driver)
-            out, err = driver.communicate(timeout=900)
-            assert driver.returncode == 0, out + err
+            with fourth:
+                home.wait_for(lambda: all(held_by(home, node) for node in (first, third, fourth)), driver)
+                out, err = driver.communicate(timeout=900)
+                assert driver.returncode == 0, out + err
     assert "worker of" in err, "nobody was told of the lost trial"
     work = Work()
     digests = trials_in(home)
     assert [fault for digest in digests for fault in trial_faults(home.state, digest, EPOCHS, work)] == []
-    assert (work.trials, work.epochs_trained, work.epochs_again) == (7, 7 * EPOCHS, 0)
+    assert (work.trials, work.epochs_trained, work.epochs_again) == (9, 9 * EPOCHS, 0)
     assert home.claims()[lost] == 2
     assert tracking_faults(home, EPOCHS, work) == []
