@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -243,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="docker/smoke", description="Everything that compose starts, under a sweep.")
     parser.add_argument("--short", action="store_true", help="4 trials instead of 18")
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
     began = time.monotonic()
     stack = Stack()
     try:
