@@ -241,16 +241,18 @@ class QueueSearcher(Searcher):
         for digest, outcome, cause in result.get("ended", ()):
             if digest in self.digests.get(trial_id, ()):
                 self.digests[trial_id].remove(digest)
-                faults.point("trial-ended")
-                self.queue.release(digest, outcome, cause)
+                self._release(digest, outcome, cause)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.on_trial_result(trial_id, result or {})
         yielded = self.share is not None and self.share.gave_back(trial_id)
         outcome = "crashed" if error or result is None else "stopped"
         for digest in self.digests.pop(trial_id, ()):
-            faults.point("trial-ended")
-            self.queue.release(digest, "yielded" if yielded and not error else outcome)
+            self._release(digest, "yielded" if yielded and not error else outcome)
+
+    def _release(self, digest: str, outcome: str, cause: str = "") -> None:
+        faults.point("trial-ended")
+        self.queue.release(digest, outcome, cause)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing to pickle: Tune writes its searcher down at the start, but never needs it back here."""

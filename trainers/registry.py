@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import sys
 from functools import cache
 from types import ModuleType
 
@@ -23,7 +24,7 @@ _OWN: set[str] = set()
 
 def own_modules() -> tuple[str, ...]:
     """Dotted names of the user's own modules that this process has loaded, sorted."""
-    return tuple(sorted(_OWN))
+    return tuple(sorted(_OWN & sys.modules.keys()))
 
 
 def load(package: str, name: str) -> ModuleType:
