@@ -451,6 +451,8 @@ def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker:
         launch.require_resources(queue, cluster)
         at_once = arguments.concurrency or launch.concurrency(queue, cluster)
         tracker.start()
+        if settings.ray_address is None and (arguments.weight != 1 or arguments.priority != 0):
+            _say("--weight and --priority are of no effect: Ray is started here, for this sweep alone (RAY_ADDRESS)")
         with (
             launch.joined(settings, queue, at_once, arguments.weight, arguments.priority) as share,
             Watch(queue, settings.state, settings.data, at_once, share),
