@@ -664,6 +664,8 @@ def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker:
             launch.pack(queue, settings)
         at_once = arguments.concurrency or launch.concurrency(queue, cluster)
         tracker.start()
+        if settings.ray_address is None and (arguments.weight != 1 or arguments.priority != 0):
+            _say("--weight and --priority are of no effect: Ray is started here, for this sweep alone (RAY_ADDRESS)")
         grouping = Grouping(at_once, launch.room(settings), settings.data, asked=arguments.group)
         grows = arguments.concurrency is None
         with (

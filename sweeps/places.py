@@ -25,25 +25,22 @@ class Places:
         self._controller = getattr(controller, "_tune_controller", controller)
 
     def let_go(self) -> None:
-        """Ends actors that wait for a trial."""
+        """Ends actors that wait for a trial; where no trial is left, sees to it now, as Tune hears of nothing then for minutes."""
         tune = self._controller
-        if tune._actor_cache.num_cached_objects:
+        if tune._actor_cache.num_cached_objects and not tune._pending_trials:  # else they go to those first
             tune._cleanup_cached_actors(force_all=True)
-        if all(
-            trial.is_finished() for trial in tune.get_live_trials()
-        ):  # Tune asks for a trial for minutes then, and hears of nothing else
+        if all(trial.is_finished() for trial in tune.get_live_trials()):
             end = time.monotonic() + GONE_S
             while tune._actor_manager.num_live_actors and time.monotonic() < end:
                 tune._actor_manager.next(timeout=0.2)
 
     def unstarted(self) -> list[Trial]:
-        """Trials that Ray has no place for yet, the newest first."""
+        """Trials that Ray was asked for a place for and has none yet, the newest first."""
         tune = self._controller
         waiting = [
             trial
             for trial in tune._pending_trials
-            if trial not in tune._trial_to_actor
-            or not tune._actor_manager.is_actor_started(tune._trial_to_actor[trial])
+            if trial in tune._trial_to_actor and not tune._actor_manager.is_actor_started(tune._trial_to_actor[trial])
         ]
         order = {trial: number for number, trial in enumerate(tune.get_trials())}
         return sorted(waiting, key=lambda trial: -order[trial])

@@ -292,7 +292,7 @@ class Ledger:
                 count += 1
             if entry is wanted:
                 break
-        return count
+        return min(count, view.targets[wanted.claim.name])  # what ends of what it has too much is not replaced
 
     def _keep(self, wanted: Entry, view: _View, now: float) -> int | None:
         """Places that a sweep may go on with: it yields what others lack, the lowest priority first."""

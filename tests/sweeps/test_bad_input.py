@@ -375,6 +375,10 @@ def test_profile_that_keeps_no_label_or_an_unknown_one(place: Any, refused: Any)
         (("--trials", "8"), ("--trials", "search")),
         (("--trials", "0"), ("'0'", "above 0")),
         (("--concurrency", "two"), ("'two'", "above 0")),
+        (("--weight", "0"), ("--weight", "'0'", "from 0.01 to 100")),
+        (("--weight", "heavy"), ("'heavy'", "from 0.01 to 100")),
+        (("--weight", "nan"), ("'nan'", "from 0.01 to 100")),
+        (("--priority", "high"), ("--priority", "'high'")),
         (("--colour",), ("--colour",)),
     ],
 )

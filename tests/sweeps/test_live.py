@@ -149,3 +149,67 @@ def test_the_end_is_estimated_from_the_epochs_that_were_seen(place: Any) -> None
     run_next(place, queue)
     seen.update()
     assert seen.eta_s() == 0
+
+
+class Part:
+    """Stands for this sweep's part of a cluster."""
+
+    def __init__(self) -> None:
+        self.told, self.places = "", 2
+
+    def note(self) -> str:
+        return self.told
+
+    def held(self) -> str:
+        return "3 of 4 places"
+
+
+def test_a_log_says_whom_the_cluster_is_shared_with_when_that_changes(
+    place: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part: Any = Part()
+    seen = Watch(grid(place), place.state, place.settings.data, 2, part)
+    for told in ("", "share 2:1 with 1 other sweep", "share 2:1 with 1 other sweep", ""):
+        part.told = told
+        seen._say(seen.update())
+    assert capsys.readouterr().out.splitlines() == [
+        "cluster: share 2:1 with 1 other sweep",
+        "cluster: this sweep alone",
+    ]
+    assert len(seen._table().renderables) == 2
+    part.told = "share 2:1 with 1 other sweep"
+    assert str(seen._table().renderables[1]) == "3 of 4 places, share 2:1 with 1 other sweep"
+
+
+def test_the_end_is_estimated_for_the_places_that_the_sweep_may_have(place: Any) -> None:
+    part: Any = Part()
+    queue = grid(place)
+    seen = Watch(queue, place.state, place.settings.data, 2, part)
+    seen.update()
+    run_next(place, queue)
+    seen.update()
+    two = seen.eta_s()
+    part.places = 1
+    one = seen.eta_s()
+    assert one is not None and two is not None and one > 1.5 * two
+
+
+def test_a_trial_that_yielded_waits_again(place: Any) -> None:
+    queue = grid(place)
+    seen = watch(place, queue)
+    digest = queue.next()
+    assert digest is not None
+    place.train(queue.trials[digest], (40.0, 50.0), end=None)
+    seen.update()
+    queue.release(digest, "yielded")
+    seen.update()
+    track = seen.seen[digest].track
+    assert (track.before, track.epochs, track.began_s, track.ended_s) == (2, 0, None, None)
+    assert seen.seen[digest].epochs == 2
+    queue._not_before.clear()
+    assert queue.next() == digest
+    place.train(queue.trials[digest], (60.0,))
+    seen.update()
+    queue.release(digest, "done")
+    seen.update()
+    assert (seen.seen[digest].epochs, seen.seen[digest].state) == (3, State.DONE)

@@ -245,6 +245,16 @@ def test_a_driver_that_was_killed_loses_its_claim_after_its_lease() -> None:
     assert world.held == {"a": 6}
 
 
+def test_what_ends_of_what_a_sweep_has_too_much_is_not_replaced() -> None:
+    world = World()
+    world.join("a", weight=2)
+    world.run(5)
+    world.join("b")
+    world.beat("b")
+    answer = world.beat("a")
+    assert (answer.start, answer.keep) == (4, None)  # it has six, of which two may end by themselves
+
+
 def test_nobody_yields_where_nobody_waits() -> None:
     world = World()
     world.join("a", most=6)
