@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from trainers import artifacts, checkpoint, data, faults, methods, metrics, models, provenance, weights
+from trainers._eager import spare_the_compiler
 from trainers.config import Execution, Trial, Upstream
 from trainers.data import DataSet, Info, Split
 from trainers.errors import ConfigError, TrialError
@@ -331,6 +332,7 @@ def prepare_process(device: torch.device, execution: Execution) -> None:
         torch.set_flush_denormal(True)
     else:
         torch.cuda.reset_peak_memory_stats(device)
+    spare_the_compiler()
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 
