@@ -27,13 +27,17 @@ DISTRIBUTION = "distill-sweeps"
 HERE = Path(__file__).resolve().parent
 
 
-def record(state_root: Path, attempt: Path, device: torch.device, images: DataSet) -> None:
-    """Writes `made_with.json` into an attempt's folder, and the changed code, where there is any, into the state root once."""
+def record(state_root: Path, attempt: Path, device: torch.device, images: DataSet) -> str:
+    """Writes `made_with.json` into an attempt's folder, and the changed code, where there is any, into the state root once.
+
+    Returns:
+        SHA-256 (hex) of the images' content, see `content_sha256`.
+    """
     text = patch()
     name = hashlib.sha256(text.encode()).hexdigest() if text else ""
     if text and not patch_file(state_root, name).exists():
         checkpoint.replace_bytes(patch_file(state_root, name), text.encode())
-    content = {
+    content: dict[str, Any] = {
         "commit": commit(),
         "patch": name,
         "versions": versions(),
@@ -42,6 +46,7 @@ def record(state_root: Path, attempt: Path, device: torch.device, images: DataSe
         "data_sha256": content_sha256(images),
     }
     checkpoint.replace_bytes(attempt / FILE, json.dumps(content, indent=1).encode())
+    return str(content["data_sha256"])
 
 
 def read(attempt: Path | None) -> dict[str, Any]:
