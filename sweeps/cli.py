@@ -866,7 +866,8 @@ def verb_data(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def verb_gc(arguments: argparse.Namespace, settings: Settings) -> int:
-    """Checkpoints of failed trials and of attempts that were taken over, and half-written files of dead processes."""
+    """Checkpoints of failed trials and of attempts that were taken over, kept answers, and half-written files of dead processes."""
+    from trainers.answers import FOLDER
     from trainers.attempts import State, newest, read_status
 
     doomed: list[Path] = []
@@ -878,6 +879,8 @@ def verb_gc(arguments: argparse.Namespace, settings: Settings) -> int:
         last = newest(attempts_folder)
         keep = {str(last), str(status.folder.name) if status.folder else ""}
         doomed += [path for path in attempts_folder.glob("*/checkpoint.pt") if dead or path.parent.name not in keep]
+    doomed += sorted((settings.state / FOLDER).glob("*.pt"))  # what was computed can be computed again
+    doomed += sorted((settings.state / FOLDER).glob(".*.tmp"))
     size = sum(path.stat().st_size for path in doomed if path.is_file())
     for path in doomed:
         if arguments.yes:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from trainers.data import Split
 from trainers.methods import Measurement, Subject, module
-from trainers.train import Row, Setup, StudentLoop
+from trainers.train import LOGITS, Row, Setup, StudentLoop
 
 VERSION = 1
 
@@ -20,6 +23,13 @@ class EvaluateLoop(StudentLoop):
         file = module(setup.trial.method)
         config = file.Config.model_validate(dict(setup.trial.hparams))
         self.method: Measurement = file.Method(config, Subject(setup.student, setup.images))
+
+    def predict(self, split: Split) -> Tensor:
+        """The student's logits; measurements against other teachers have the same."""
+        images, subject = self.setup.images, self.setup.trial.subject
+        assert subject is not None
+        self.student.eval()
+        return self.setup.answers.once(LOGITS, subject, images, split, lambda: super(EvaluateLoop, self).predict(split))
 
     def run_epoch(self, epoch: int) -> Row:
         return dict(self.method.measure())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainers import models, seeding
 from trainers.data import Info, Split
+from trainers.methods import linear_probe
 from trainers.methods.linear_probe import probe_loss, trunk_features
 from trainers.models import Features, Network
 from trainers.train import Row, Setup, StudentLoop
@@ -60,8 +61,17 @@ class ProbeLoop(StudentLoop):
         student.trunk.requires_grad_(False)
         self.classifier = student.classifier
         splits = [images.train, images.test, *([] if images.val is None else [images.val])]
-        self.features = {id(split): trunk_features(student.trunk, split, images.info, setup.source) for split in splits}
+        self.features = {id(split): self._features(student.trunk, split, setup.source) for split in splits}
         self.optimizer = make_optimizer(trial, self.classifier.parameters())
+
+    def _features(self, trunk: Network, split: Split, source: Info) -> Tensor:
+        """Of the frozen trunk, as other probes of it may have computed them before."""
+        images, subject = self.setup.images, self.setup.trial.subject
+        assert subject is not None
+        what = {"what": "features", "version": linear_probe.VERSION, "size": source.size}
+        return self.setup.answers.once(
+            what, subject, images, split, lambda: trunk_features(trunk, split, images.info, source)
+        )
 
     def run_epoch(self, epoch: int) -> Row:
         trial, train = self.setup.trial, self.setup.images.train

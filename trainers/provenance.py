@@ -29,17 +29,20 @@ SENT = HERE.parent / "code.json"
 """Beside packages that were sent elsewhere without their repository (`sweep submit`): `commit` and `patch` of the sender."""
 
 
-def record(state_root: Path, attempt: Path, device: torch.device, images: DataSet, *, together: int = 1) -> None:
+def record(state_root: Path, attempt: Path, device: torch.device, images: DataSet, *, together: int = 1) -> str:
     """Writes `made_with.json` into an attempt's folder, and the changed code, where there is any, into the state root once.
 
     Args:
         together: trials of the group that shares a teacher pass; 1 for a trial that is alone.
+
+    Returns:
+        SHA-256 (hex) of the images' content, see `content_sha256`.
     """
     text = patch()
     name = hashlib.sha256(text.encode()).hexdigest() if text else ""
     if text and not patch_file(state_root, name).exists():
         checkpoint.replace_bytes(patch_file(state_root, name), text.encode())
-    content = {
+    content: dict[str, Any] = {
         "commit": commit(),
         "patch": name,
         "versions": versions(),
@@ -49,6 +52,7 @@ def record(state_root: Path, attempt: Path, device: torch.device, images: DataSe
         "together": together,
     }
     checkpoint.replace_bytes(attempt / FILE, json.dumps(content, indent=1).encode())
+    return str(content["data_sha256"])
 
 
 def read(attempt: Path | None) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from trainers import artifacts, checkpoint, data, faults, methods, metrics, models, provenance, weights
+from trainers._eager import spare_the_compiler
+from trainers.answers import Answers
 from trainers.config import Execution, Trial, Upstream
 from trainers.data import DataSet, Info, Split
 from trainers.errors import ConfigError, TrialError
@@ -26,6 +28,8 @@ from trainers.models import Network
 logger = logging.getLogger(__name__)
 
 Row = metrics.Row
+LOGITS = {"what": "logits", "version": 1}
+"""As `metrics.predict` gives them; a change of its bits raises the version."""
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -110,6 +114,7 @@ class Setup:
         source: of the data set that a probe's trunk was trained on; None for other kinds.
         common: what the trial shares with others of its group.
         clock: seconds that this trial has had, from any start.
+        answers: of finished networks to whole splits.
     """
 
     trial: Trial
@@ -121,6 +126,7 @@ class Setup:
     source: Info | None = None
     common: Common = field(default_factory=Common)
     clock: Callable[[], float] = time.perf_counter
+    answers: Answers = field(default_factory=Answers)
 
 
 class StudentLoop:
@@ -218,7 +224,8 @@ def train_steps(
     setup = _setup(trial, state_root, data_root, place, attempt / "pool", common)
     setup = replace(setup, clock=clock)
     lay_out(setup, execution)
-    provenance.record(state_root, attempt, place, setup.images, together=common.size)
+    content = provenance.record(state_root, attempt, place, setup.images, together=common.size)
+    setup = replace(setup, answers=Answers.of(state_root, execution, place, content))
     loop = make_loop(setup)
     file = attempt / "checkpoint.pt"
     progress = _restore(file, loop, place) if file.exists() else Progress()
@@ -331,6 +338,7 @@ def prepare_process(device: torch.device, execution: Execution) -> None:
         torch.set_flush_denormal(True)
     else:
         torch.cuda.reset_peak_memory_stats(device)
+    spare_the_compiler()
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 
@@ -347,7 +355,11 @@ def peak_memory_mib(device: torch.device) -> float:
 def _test_teacher(setup: Setup) -> Tensor | None:
     if setup.teacher is None:
         return None
-    return metrics.predict(setup.teacher, setup.images.test, setup.images.info)
+    teacher, images, upstream = setup.teacher, setup.images, setup.trial.teacher
+    assert upstream is not None
+    return setup.answers.once(
+        LOGITS, upstream, images, images.test, lambda: metrics.predict(teacher, images.test, images.info)
+    )
 
 
 def _setup(

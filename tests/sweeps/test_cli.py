@@ -374,12 +374,17 @@ def test_gc_lists_first_and_deletes_only_when_told(place: Any, run_sweep: Run) -
     place.train(partial, (50.0,), end=None)
     place.train(partial, (60.0,), end=None)  # the first attempt's checkpoint is of no use any more
     place.train(done)
+    answers = place.state / "answers"
+    answers.mkdir()
+    for name in ("0" * 64 + ".pt", ".1.pt.ab.tmp"):  # one that is whole, one of a writer that was killed
+        (answers / name).touch()
     code, out, _ = run_sweep("gc")
     assert code == 0
-    assert "2 files" in out
+    assert "4 files" in out
     assert "could be freed with --yes" in out
     assert all(Path(line).exists() for line in out.splitlines()[:-1])
-    assert run_sweep("gc", "--yes")[1].startswith("2 files")
+    assert run_sweep("gc", "--yes")[1].startswith("4 files")
+    assert not list(answers.iterdir())
     assert run_sweep("gc")[1].startswith("0 files")
     status = attempts.read_status(place.state, partial.digest())
     assert status.folder is not None
