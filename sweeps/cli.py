@@ -41,7 +41,10 @@ WITH_JSON = ("list", "check", "plan", "status", "why")
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; every fault is one line on stderr."""
     arguments = parser().parse_args(argv)
-    for package in ("trainers", "analysis"):  # found before the user's folder can be looked into, also where ours are editable
+    for package in (
+        "trainers",
+        "analysis",
+    ):  # found before the user's folder can be looked into, also where ours are editable
         importlib.import_module(package)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # the user's own methods and networks; at the end, so that they hide nothing
