@@ -155,7 +155,7 @@ def test_run_ends_with_planned_and_actual_cost(
 ) -> None:
     """Ray's part is played by trials without training: each epoch takes 1.5 s by their journals."""
 
-    def fit(arguments: Any, settings: Any, queue: Any, tracker: Any) -> None:
+    def fit(arguments: Any, settings: Any, queue: Any, tracker: Any, store: Any) -> None:
         tracker.start()
         while (digest := queue.next()) is not None:
             tracked_place.train(queue.trials[digest], [50.0] * 20)
@@ -414,7 +414,7 @@ def test_light_commands_import_nothing_heavy(argv: list[str], place: Any) -> Non
     code = (
         "import sys\nfrom sweeps.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
-        "print([name for name in ('torch', 'ray', 'mlflow', 'optuna', 'pandas', 'trainers') if name in sys.modules], file=sys.stderr)\n"
+        "print([name for name in ('torch', 'ray', 'mlflow', 'optuna', 'pandas', 'trainers.config') if name in sys.modules], file=sys.stderr)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True, cwd=place.folder
