@@ -323,13 +323,17 @@ def dead_services() -> list[str]:
     return [kind for kind in dead if kind in NEEDED]
 
 
+class RayDied(BaseException):
+    """No `Exception`, after which Tune would clean up: that waits for the dead service until Ray ends this process."""
+
+
 class Watchdog(tune.Callback):
     """Ends a launch whose Ray has died, where Tune would wait for an answer for ever."""
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         dead = dead_services()
         if dead:
-            raise RuntimeError(f"Ray's {' and '.join(dead)} died")
+            raise RayDied(f"Ray's {' and '.join(dead)} died")
 
 
 def fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | None = None) -> None:
@@ -345,7 +349,7 @@ def fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | Non
         try:
             _fit(queue, settings, grouping, share)
             return
-        except Exception as error:
+        except (RayDied, Exception) as error:
             dead = dead_services()
             if not dead:
                 raise

@@ -417,5 +417,5 @@ def test_the_watchdog_barks_at_a_dead_service_and_at_nothing_else(monkeypatch: p
     monkeypatch.setattr(launch.ray._private.worker, "_global_node", node)
     watchdog.on_step_end(0, [])
     node.gone = ("log_monitor", "gcs_server")
-    with pytest.raises(RuntimeError, match="Ray's gcs_server died"):
+    with pytest.raises(launch.RayDied, match="Ray's gcs_server died"):
         watchdog.on_step_end(0, [])
