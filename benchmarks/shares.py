@@ -349,10 +349,14 @@ def main() -> int:
     arguments = parser.parse_args()
     scratch = arguments.folder or Path(tempfile.mkdtemp(prefix="shares-"))
     try:
-        found = measure(scratch, arguments.places, arguments.weights, arguments.window)
+        return told(measure(scratch, arguments.places, arguments.weights, arguments.window), arguments)
     finally:
         if arguments.folder is None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def told(found: Measured, arguments: argparse.Namespace) -> int:
+    """Prints what was measured; the exit code."""
     since, until = found.window
     say(f"{arguments.places} places, {until - since:.0f} s, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     say("| sweep | ended | places on average | by its weight | epochs a second | continued |")
@@ -361,8 +365,8 @@ def main() -> int:
     for user, weight in zip(found.users, arguments.weights, strict=False):
         held, due = user.mean_held(since, until), arguments.places * weight / sum(arguments.weights)
         met = met and abs(held - due) <= TOLERANCE * due + 0.5
-        told = f"{held:.2f} | {due:.2f} | {user.rate(since, until):.2f} | {sum(user.continued().values())}"
-        say(f"| {user.name} | {len(user.over)} | {told} |")
+        figures = f"{held:.2f} | {due:.2f} | {user.rate(since, until):.2f} | {sum(user.continued().values())}"
+        say(f"| {user.name} | {len(user.over)} | {figures} |")
     urgent = found.users[-1]
     say(f"| {urgent.name} | {len(urgent.over)} | - | - | - | {sum(urgent.continued().values())} |")
     most = f"{max(urgent.held.values())} of {arguments.places}"
