@@ -36,6 +36,8 @@ PLENTY = 30
 """Trials of weight 1 and a place: more than get a turn."""
 SETTLED_S = 3.0
 """How long all of the first sweeps must have held places before they are measured."""
+GOLDEN = 0.618034
+"""Multiples of it, without their whole part, are even over 0 to 1: trials of unlike length do not all end at once."""
 TOLD_S = 5
 TOLERANCE = 0.25
 """By how much a mean number of places may be off, relative to what the weights say, and one trial's start or end more."""
@@ -57,13 +59,12 @@ rows = "number"
 data = {{ module = "noop.data" }}
 method = {{ module = "noop.method" }}
 student = {{ module = "noop.network" }}
-hparams = {{ pause_s = {pause_s} }}
 "protocol.epochs" = {epochs}
 "protocol.batch_size" = 8
 
 [[axes]]
 name = "number"
-path = "hparams.number"
+path = "hparams.pause_s"
 values = [{values}]
 """
 
@@ -73,6 +74,7 @@ class User:
     """One sweep: a folder with a state root of its own, and its driver.
 
     Attributes:
+        pause_s: how long an epoch sleeps, on average.
         held: time -> places it has, by the trial directories.
         epochs: time -> epochs it has finished.
     """
@@ -95,9 +97,9 @@ class User:
         """Starts the driver on the cluster."""
         (self.folder / ".sweeps").mkdir(parents=True)
         shutil.copytree(HERE / "noop", self.folder / "noop", ignore=shutil.ignore_patterns("__pycache__"))
-        values = ", ".join(f'{{ label = "{number}", value = {number} }}' for number in range(self.trials))
-        text = EXPERIMENT.format(epochs=EPOCHS, pause_s=self.pause_s, values=values)
-        (self.folder / "noop.toml").write_text(text)
+        pauses = [self.pause_s * (0.75 + 0.5 * (GOLDEN * number % 1)) for number in range(self.trials)]
+        values = ", ".join(f'{{ label = "{number}", value = {pause:.5f} }}' for number, pause in enumerate(pauses))
+        (self.folder / "noop.toml").write_text(EXPERIMENT.format(epochs=EPOCHS, values=values))
         command = [str(Path(sys.executable).parent / "sweep"), "run", "noop.toml", "--profile", "paper", *self.options]
         with open(self.folder / "driver.log", "wb") as log:
             self.driver = subprocess.Popen(
@@ -343,9 +345,18 @@ def main() -> int:
     )
     parser.add_argument("--weights", type=float, nargs="+", default=[2.0, 1.0], help="one sweep each (default 2 1)")
     parser.add_argument("--window", type=float, default=60.0, help="seconds that they are watched for (default 60)")
+    parser.add_argument("--folder", type=Path, help="keep what was made here (default: a temporary folder)")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="shares-", ignore_cleanup_errors=True) as folder:
-        found = measure(Path(folder), arguments.places, arguments.weights, arguments.window)
+    scratch = arguments.folder or Path(tempfile.mkdtemp(prefix="shares-"))
+    try:
+        return told(measure(scratch, arguments.places, arguments.weights, arguments.window), arguments)
+    finally:
+        if arguments.folder is None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def told(found: Measured, arguments: argparse.Namespace) -> int:
+    """Prints what was measured; the exit code."""
     since, until = found.window
     say(f"{arguments.places} places, {until - since:.0f} s, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     say("| sweep | ended | places on average | by its weight | epochs a second | continued |")
@@ -354,8 +365,8 @@ def main() -> int:
     for user, weight in zip(found.users, arguments.weights, strict=False):
         held, due = user.mean_held(since, until), arguments.places * weight / sum(arguments.weights)
         met = met and abs(held - due) <= TOLERANCE * due + 0.5
-        told = f"{held:.2f} | {due:.2f} | {user.rate(since, until):.2f} | {sum(user.continued().values())}"
-        say(f"| {user.name} | {len(user.over)} | {told} |")
+        figures = f"{held:.2f} | {due:.2f} | {user.rate(since, until):.2f} | {sum(user.continued().values())}"
+        say(f"| {user.name} | {len(user.over)} | {figures} |")
     urgent = found.users[-1]
     say(f"| {urgent.name} | {len(urgent.over)} | - | - | - | {sum(urgent.continued().values())} |")
     most = f"{max(urgent.held.values())} of {arguments.places}"
