@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from trainers import artifacts, checkpoint, data, faults, methods, metrics, models, provenance, weights
+from trainers._allocator import keep_freed_memory
 from trainers._eager import spare_the_compiler
 from trainers.answers import Answers
 from trainers.config import Execution, Trial, Upstream
@@ -333,6 +334,7 @@ def lay_out(setup: Setup, execution: Execution) -> None:
 
 def prepare_process(device: torch.device, execution: Execution) -> None:
     """Threads of the trial, and no denormals: they make small networks many times slower late in training."""
+    keep_freed_memory()
     if device.type == "cpu":
         torch.set_num_threads(execution.threads)
         torch.set_flush_denormal(True)
