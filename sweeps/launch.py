@@ -92,7 +92,12 @@ def start(settings: Settings) -> Cluster:
                 ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), **options)
     except Exception as error:  # Ray raises bare ones too
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if settings.ray_address:
+        if settings.ray_address and "AuthToken" in str(error):
+            what = (
+                f"the Ray cluster at {settings.ray_address} asks for its token, as `ray start` does by default where Ray has made one: "
+                "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where ~/.ray/auth_token is not the cluster's"
+            )
+        elif settings.ray_address:
             what = (
                 f"no Ray cluster at {settings.ray_address}: {first}; check RAY_ADDRESS, or unset it to start Ray here"
             )

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import AuthenticationError
 
 from sweeps import launch, packing
 from sweeps.errors import SetupError
@@ -177,6 +178,15 @@ def test_demands_that_no_node_of_the_cluster_meets_are_refused(place: Any, monke
     cpu, gpu = refused.value.faults
     assert "tiny/grid [paper]: a trial needs 8 CPU, but no node has more than 4" in cpu
     assert "needs 2 GPU, but no node has more than 1" in gpu
+
+
+def test_a_cluster_that_wants_a_token_says_where_it_goes(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise AuthenticationError("RPC error: InvalidAuthToken: Authentication token is missing or incorrect")
+
+    monkeypatch.setattr(launch.ray, "init", init)
+    with pytest.raises(SetupError, match="far:6379 asks for its token.*set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN"):
+        launch.start(replace(place.settings, ray_address="far:6379"))
 
 
 @pytest.mark.parametrize(
