@@ -185,7 +185,7 @@ def test_a_cluster_that_wants_a_token_says_where_it_goes(place: Any, monkeypatch
         raise AuthenticationError("RPC error: InvalidAuthToken: Authentication token is missing or incorrect")
 
     monkeypatch.setattr(launch.ray, "init", init)
-    with pytest.raises(SetupError, match="far:6379 asks for its token.*set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN"):
+    with pytest.raises(SetupError, match=r"far:6379 asks for its token.*set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN"):
         launch.start(replace(place.settings, ray_address="far:6379"))
 
 
