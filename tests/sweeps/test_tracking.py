@@ -137,6 +137,18 @@ def test_metrics_have_epochs_as_steps_and_the_journals_times(mirrored: Mirrored)
     assert run.info.end_time >= run.info.start_time
 
 
+def test_epochs_stay_in_order_when_the_clock_jumps(mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, hour = time.time(), 3600
+    for jump, end in ((0, None), (5 * hour, None), (-3 * 24 * hour, "done")):
+        monkeypatch.setattr(attempts.time, "time", lambda jump=jump: now + jump)
+        mirrored.place.train(mirrored.first, (50.0 + jump / hour,), end=end)
+        mirrored.sync(final=end == "done")
+    run = mirrored.run(mirrored.first)
+    assert mirrored.curve(run, "test/acc1_pct") == [(0, 49.5), (1, 54.5), (2, -22.5)]
+    assert run.data.metrics["test/acc1_pct"] == -22.5  # the last epoch's, not the latest by the clock
+    assert run.info.status == "FINISHED"
+
+
 def test_syncing_twice_changes_nothing(mirrored: Mirrored) -> None:
     mirrored.place.train(mirrored.teacher)
     mirrored.place.train(mirrored.first, end="failed")

@@ -123,6 +123,25 @@ def test_living_owner_is_left_alone(trial: Trial, tmp_path: Path) -> None:
     assert [name for name in os.listdir(attempt.folder.parent) if not name.isdigit()] == []
 
 
+def test_a_clock_that_jumps_takes_no_trial_from_its_owner(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of day goes on by a year, then back by two; leases are judged on the observer's own monotonic clock."""
+    now, year = time.time(), 365 * 24 * 3600
+    with claim(trial, tmp_path, ONE) as attempt:
+        for number, jump in enumerate((0, year, -year)):
+            monkeypatch.setattr(attempts.time, "time", lambda jump=jump: now + jump)
+            epoch(attempt, number)
+            with pytest.raises(Busy, match=r"attempt 1 on .* is alive"):
+                claim(trial, tmp_path, ONE, lease_s=2)
+        finish(attempt, 3)
+    status = read_status(tmp_path, trial.digest())
+    assert (status.state, status.number) == (State.DONE, 2)
+    stamps = [each["timestamp_ms"] - int(now * 1000) for each in rows(status)]
+    assert stamps == [0, year * 1000, -year * 1000]
+    assert accuracies(tmp_path, trial) == [0, 10, 20]
+
+
 def test_threads_are_fixed_by_the_first_claim(trial: Trial, tmp_path: Path) -> None:
     with claim(trial, tmp_path, Execution(threads=3)):
         pass
