@@ -19,6 +19,11 @@ from trainers.train import trial_folder
 LAST = Execution(memory_format="channels_last")
 
 
+@pytest.fixture(autouse=True)
+def _small_counts_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "LARGE_PIXELS", 1)  # tiny trials are on digits
+
+
 def losses(trial: Trial, root: Path) -> list[float]:
     return [row["train/loss"] for row in attempts.rows(read_status(root, trial.digest()))]
 
@@ -51,6 +56,23 @@ def test_a_broken_trial_keeps_its_format_and_its_bits(name: str, tiny: Any, new_
     assert recorded["memory_format"] == "channels_last"
     for ours, theirs in zip(weights(trial, whole).values(), weights(trial, broken).values(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_small_images_have_the_bits_of_contiguous_ones(
+    tiny: Any, new_root: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, large, small, usual = tiny.kd(epochs=1), new_root(), new_root(), new_root()
+    list(run_trial(trial, large, large, execution=LAST))
+    list(run_trial(trial, usual, usual))
+    monkeypatch.setattr(train, "LARGE_PIXELS", 16)
+    list(run_trial(trial, small, small, execution=LAST))
+
+    def equal(one: Path, other: Path) -> bool:
+        pairs = zip(weights(trial, one).values(), weights(trial, other).values(), strict=True)
+        return all(torch.equal(*pair) for pair in pairs)
+
+    assert equal(small, usual)
+    assert not equal(large, usual)
 
 
 def test_maps_follow_the_weights_through_every_layer(tiny: Any) -> None:
