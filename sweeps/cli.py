@@ -659,9 +659,9 @@ def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker:
     from sweeps.groups import Grouping
     from sweeps.live import Watch
 
+    store.require()  # before anything starts
     cluster = launch.start(settings)
     try:
-        store.require()
         launch.require_resources(queue, cluster)
         if arguments.gpu == AUTO:
             launch.pack(queue, settings)
