@@ -626,10 +626,10 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
         ]
 
     tracker = Tracker(settings, plans, tracked)
+    store.require()  # before anything starts
     if needed:
-        _fit(arguments, settings, queue, tracker, store)
+        _fit(arguments, settings, queue, tracker)
     else:
-        store.require()
         _say("nothing to run")
     mirror = tracker.finish() if needed else _mirror_once(settings, tracked)
     missing = [digest for digest in queue.trials if _state(settings, digest) not in ("done", "stopped")]
@@ -654,12 +654,11 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
     return _summary(settings, queue, complete)
 
 
-def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker: Any, store: Any) -> None:
+def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker: Any) -> None:
     from sweeps import launch
     from sweeps.groups import Grouping
     from sweeps.live import Watch
 
-    store.require()  # before anything starts
     cluster = launch.start(settings)
     try:
         launch.require_resources(queue, cluster)
