@@ -155,7 +155,7 @@ def test_run_ends_with_planned_and_actual_cost(
 ) -> None:
     """Ray's part is played by trials without training: each epoch takes 1.5 s by their journals."""
 
-    def fit(arguments: Any, settings: Any, queue: Any, tracker: Any, store: Any) -> None:
+    def fit(arguments: Any, settings: Any, queue: Any, tracker: Any) -> None:
         tracker.start()
         while (digest := queue.next()) is not None:
             tracked_place.train(queue.trials[digest], [50.0] * 20)
