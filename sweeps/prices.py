@@ -417,6 +417,8 @@ def predicted_sum(groups: Sequence[tuple[Sequence[float], Sequence[float]]]) -> 
     Args:
         groups: recorded times t (at least one) and shares w of the trials to come, of each key.
     """
+    if not groups:
+        return 0.0, 0.0
     from scipy.special import stdtrit
 
     centre = variance = 0.0

@@ -7,7 +7,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainers import models
 from trainers.errors import ConfigError
-from trainers.models._outline import Outline
 
 RESNET = ((16, 32, 32), (32, 16, 16), (64, 8, 8))
 X4 = ((64, 32, 32), (128, 16, 16), (256, 8, 8))
@@ -63,7 +62,7 @@ ANY_SIZE = (
 
 
 def mmac(name: str, classes: int, size: int) -> float:
-    with torch.device("meta"), Outline(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         models.build(name, classes=classes, size=size).eval()(torch.empty(1, 3, size, size))
     return counter.get_total_flops() / 2 / 1e6
 
