@@ -602,11 +602,12 @@ def _offer_profiles(arguments: argparse.Namespace, settings: Settings, names: li
 def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]) -> int:
     from sweeps import preflight, prices, search
     from sweeps.queue import Queue
-    from sweeps.store import Opening, reachable
+    from sweeps.store import client, reachable, will_be_new
     from sweeps.tracking import Tracked, Tracker
 
     preflight.require(plans, settings, retry_failed=arguments.retry_failed)
-    store = Opening(settings)
+    if not will_be_new(settings):  # the tracker makes that one; its tables take as long as Ray takes to start
+        client(settings)  # a store that cannot be used must start nothing
     again = bool(arguments.retry_failed)
     studies = [
         study for plan in plans for study in search.studies_of(plan, settings, arguments.trials, retry_failed=again)
@@ -626,7 +627,6 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
         ]
 
     tracker = Tracker(settings, plans, tracked)
-    store.require()  # before anything starts
     if needed:
         _fit(arguments, settings, queue, tracker)
     else:
@@ -655,11 +655,13 @@ def _launch(arguments: argparse.Namespace, settings: Settings, plans: list[Plan]
 
 
 def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker: Any) -> None:
+    from sweeps import cluster as clusters
+
+    cluster = clusters.start(settings, meanwhile=lambda: importlib.import_module("sweeps.launch"))
     from sweeps import launch
     from sweeps.groups import Grouping
     from sweeps.live import Watch
 
-    cluster = launch.start(settings)
     try:
         launch.require_resources(queue, cluster)
         if arguments.gpu == AUTO:
@@ -676,7 +678,7 @@ def _fit(arguments: argparse.Namespace, settings: Settings, queue: Any, tracker:
         ):
             launch.fit(queue, settings, grouping, share)
     finally:
-        launch.stop()
+        clusters.stop()
 
 
 def _mirror_once(settings: Settings, tracked: Callable[[], list[Any]]) -> Any:

@@ -4,109 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import signal
 import sys
 import tempfile
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeps.cluster import Cluster, dead_services, start, stop  # before Tune: it sets what Ray reads at its import
+
+# isort: split
+import ray
+from ray import tune
+from ray.air._internal import usage
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from sweeps import packing, preflight
+from sweeps.broker import RayBroker, Share
 from sweeps.errors import SetupError
 from sweeps.groups import Grouping, Room
+from sweeps.places import Places
 from sweeps.queue import Queue
-from sweeps.settings import Settings, shown
-
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # our journals are the record; Tune's snapshots would only cost
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "GLOG_minloglevel": "3",
-}
-os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-
-import ray  # noqa: E402  (its logging is configured by the environment at import)
-from ray import tune  # noqa: E402
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
-
-from sweeps.broker import RayBroker, Share  # noqa: E402
-from sweeps.places import Places  # noqa: E402
-from sweeps.worker import TrialRunner, peak_memory_mib  # noqa: E402
-from trainers import attempts, faults  # noqa: E402
+from sweeps.settings import Settings
+from sweeps.worker import TrialRunner, peak_memory_mib
+from trainers import attempts, faults
 
 logger = logging.getLogger(__name__)
 
-NEEDED = ("raylet", "gcs_server")
 RAY_RESTARTS = 3
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What Ray has.
-
-    Attributes:
-        cpus, gpus: over all nodes that are up.
-    """
-
-    cpus: float
-    gpus: float
-
-
-def start(settings: Settings) -> Cluster:
-    """Joins the cluster of `RAY_ADDRESS`, or starts Ray on this machine.
-
-    Raises:
-        SetupError: the cluster cannot be reached, or Ray does not come up here.
-    """
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    options: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": "ERROR",
-        "configure_logging": False,
-    }
-    if "://" in (settings.ray_address or "") and not str(settings.ray_address).startswith("ray://"):
-        raise SetupError(
-            f"RAY_ADDRESS is {shown(str(settings.ray_address))!r}, a dashboard: `sweep submit` sends sweeps there; "
-            "`sweep run` joins a cluster from one of its nodes, by host:6379 or `auto`"
-        )
-    settings.home.mkdir(parents=True, exist_ok=True)
-    try:
-        # Ray puts the current folder first on its workers' path, where a user's own `trainers/` would hide ours;
-        # the worker appends the user's folder itself, at the end.
-        with contextlib.chdir(settings.home):
-            if settings.ray_address:
-                ray.init(address=settings.ray_address, **options)
-            else:
-                # without "local" it would join whatever `ray start` has left in the temporary folder, alive or dead
-                ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), **options)
-    except Exception as error:  # Ray raises bare ones too
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if settings.ray_address and "AuthToken" in str(error):
-            what = (
-                f"the Ray cluster at {settings.ray_address} asks for its token, as `ray start` does by default where Ray has made one: "
-                "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where ~/.ray/auth_token is not the cluster's"
-            )
-        elif settings.ray_address:
-            what = (
-                f"no Ray cluster at {settings.ray_address}: {first}; check RAY_ADDRESS, or unset it to start Ray here"
-            )
-        else:
-            what = f"Ray does not start on this machine: {first}; try again when it is less busy, or join a cluster with RAY_ADDRESS"
-        raise SetupError(what) from error
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    have = ray.cluster_resources()
-    return Cluster(have.get("CPU", 0.0), have.get("GPU", 0.0))
+if hasattr(usage, "tag_callbacks"):
+    usage.tag_callbacks = lambda callbacks: False  # it imports MLflow, to count callbacks in statistics that are off
 
 
 def joined(
@@ -321,13 +250,6 @@ def _demand(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{"CPU": config["cpu"], "GPU": config["gpu"]}])
 
 
-def dead_services() -> list[str]:
-    """Services of a Ray that was started here which have died, and without which it never goes on; none on a cluster."""
-    node = ray._private.worker._global_node
-    dead: list[str] = [] if node is None else [kind for kind, _ in node.dead_processes()]
-    return [kind for kind in dead if kind in NEEDED]
-
-
 class RayDied(BaseException):
     """No `Exception`, after which Tune would clean up: that waits for the dead service until Ray ends this process."""
 
@@ -389,8 +311,3 @@ def _fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | No
         tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def stop() -> None:
-    """Leaves the cluster; one started here ends with it."""
-    ray.shutdown()

@@ -24,6 +24,7 @@ from trainers.data import Info
 from trainers.data._views import VIEWS
 from trainers.errors import TrainerError
 from trainers.methods._inversion import InversionConfig, synthesis_batch
+from trainers.models._outline import Outline
 from trainers.synthesis import pool
 from trainers.train import trial_folder
 
@@ -314,14 +315,14 @@ def _state_bytes(network: str, classes: int, channels: int, size: int) -> int:
 
 @lru_cache(maxsize=256)
 def _output_bytes(network: str, classes: int, channels: int, size: int) -> int:
-    """Of all layers' outputs for one image; nothing is allocated, but the first pass makes torch import for seconds."""
+    """Of all layers' outputs for one image; nothing is allocated."""
     outputs = 0
 
     def add(module: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal outputs
         outputs += output.numel() * output.element_size() if isinstance(output, torch.Tensor) else 0
 
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"), Outline(), torch.no_grad():
         built = models.build(network, classes=classes, channels=channels, size=size).eval()
         for module in _leaves(built):
             module.register_forward_hook(add)

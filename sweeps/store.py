@@ -6,10 +6,8 @@ import fcntl
 import logging
 import math
 import os
-import re
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -76,32 +74,19 @@ def client(settings: Settings) -> MlflowClient:
     return found
 
 
-class Opening:
-    """`client` in a thread of its own: MLflow's import and a new store's tables take as long as Ray takes to start."""
+def will_be_new(settings: Settings) -> bool:
+    """Whether the settings name a SQLite store that is not there yet and can be made: no fault of it is left to be found.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._error: SetupError | None = None
-        self._thread = threading.Thread(target=self._open, name="store", daemon=True)
-        self._thread.start()
-        if re.match(r"sqlite:///(?!/)", settings.tracking_uri):
-            self._thread.join()  # a relative path: Ray's start leaves the current folder for a moment
-
-    def _open(self) -> None:
-        try:
-            client(self._settings)
-        except SetupError as error:
-            self._error = error
-
-    def require(self) -> None:
-        """Waits for the end of it.
-
-        Raises:
-            SetupError: as `client`.
-        """
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
+    A relative path does not count, since the current folder changes while Ray starts.
+    """
+    file = Path(settings.tracking_uri.removeprefix("sqlite:///"))
+    if not settings.tracking_uri.startswith("sqlite:////") or file.exists():
+        return False
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(file.parent, os.W_OK | os.X_OK)
 
 
 def first_line(error: BaseException, settings: Settings) -> str:

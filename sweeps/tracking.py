@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 5.0
+HEAD_START_S = 4.0
+"""What the launch has for itself before the first round, which would take its time from the start of the first trials."""
 LOCK_WAIT_S = 60.0
 """How long one driver waits for another that mirrors the same trial, and may be stopped."""
 SPACING_S = 10.0
@@ -440,6 +442,7 @@ class Tracker:
         return self._mirror if self.problem is None else None
 
     def _run(self) -> None:
+        self._stop.wait(HEAD_START_S)
         while not self._stop.is_set():
             self._attempt(final=False)
             self._stop.wait(PERIOD_S)

@@ -208,9 +208,9 @@ def test_operations_of_products_transposed_layers_and_attention() -> None:
 def test_a_plan_loads_none_of_torchs_compiler() -> None:
     """It takes half a second to import, and `sweep plan` has no use for it."""
     code = (
-        "import sys; from sweeps import cost\n"
+        "import sys; from sweeps import cost, preflight\n"
         "for name in ('resnet8', 'wrn_16_2', 'vgg8', 'mobilenetv2', 'shufflev1', 'shufflev2', 'resnet18_imagenet'):\n"
-        "    cost.forward_flops(name, 10, 3, 32)\n"
+        "    cost.forward_flops(name, 10, 3, 32), preflight._output_bytes(name, 10, 3, 32)\n"
         "cost._generator_flops(100, 3, 32, 2, 64)\n"
         "sys.exit('torch._dynamo' in sys.modules or 'sympy' in sys.modules)"
     )

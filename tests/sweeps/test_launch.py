@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from ray.exceptions import AuthenticationError
 
-from sweeps import launch, packing
+from sweeps import cluster, launch, packing
 from sweeps.errors import SetupError
 from sweeps.groups import Grouping, Room
 from sweeps.launch import Cluster, QueueSearcher
@@ -206,6 +207,25 @@ def test_a_ray_that_does_not_come_up_is_one_message(
     assert "timed out during startup.;" in fault
     assert "RAY_ADDRESS" in fault
     assert "\n" not in fault
+
+
+def test_ray_comes_up_beside_other_work_whose_fault_ends_it_again(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, there, left = threading.Event(), threading.Event(), list[str]()
+
+    def init(**_: Any) -> None:
+        assert began.wait(20)  # the work goes on while Ray comes up
+        there.set()
+
+    def work() -> None:
+        began.set()
+        assert there.wait(20)
+        raise SetupError("no store")
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: left.append("shut down"))
+    with pytest.raises(SetupError, match="no store"):
+        cluster.start(place.settings, meanwhile=work)
+    assert left == ["shut down"]
 
 
 class Part:

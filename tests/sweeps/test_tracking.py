@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from sweeps import tracking
 from sweeps.errors import SetupError
 from sweeps.plan import Plan
-from sweeps.store import Opening
+from sweeps.store import will_be_new
 from sweeps.tracking import Mirror, Tracked, Tracker, params
 from trainers import attempts
 from trainers.train import trial_folder
@@ -414,18 +414,22 @@ def test_a_server_that_does_not_answer_is_told_without_its_password(
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_store_is_opened_meanwhile_and_its_fault_is_told_when_it_is_asked_for(
-    tmp_path: Path, mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = mirrored.place.settings
-    bad = Opening(replace(settings, tracking_uri="mysql+pymysql://user:s3cret@127.0.0.1:9/mlflow"))
-    with pytest.raises(SetupError, match="install its driver"):
-        bad.require()
-    monkeypatch.chdir(tmp_path)
-    relative = Opening(replace(settings, tracking_uri="sqlite:///own.db"))
-    monkeypatch.chdir(tmp_path.parent)  # as Ray's start does
-    relative.require()
-    assert (tmp_path / "own.db").is_file()
+@pytest.mark.parametrize(
+    ("uri", "new"),
+    [
+        ("sqlite:///{folder}/deep/own.db", True),
+        ("sqlite:///{folder}/there.db", False),
+        ("sqlite:///{folder}/there.db/own.db", False),
+        ("sqlite:///own.db", False),
+        ("postgresql://host/mlflow", False),
+        ("http://127.0.0.1:9", False),
+    ],
+)
+def test_only_a_sqlite_file_that_can_be_made_is_new(uri: str, new: bool, tmp_path: Path, mirrored: Mirrored) -> None:
+    (tmp_path / "there.db").touch()
+    settings = replace(mirrored.place.settings, tracking_uri=uri.format(folder=tmp_path))
+    assert will_be_new(settings) is new
+    assert not list(tmp_path.rglob("own.db"))
 
 
 @pytest.mark.parametrize(
