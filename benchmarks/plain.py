@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from trainers import _torchvision
@@ -21,6 +21,7 @@ from trainers.data import Info, Split
 from trainers.data._views import VIEWS
 from trainers.methods import Batch, DistillMethod, Output
 from trainers.models import Network
+from trainers.synthesis.bn_statistics import BNStatistics
 
 assert _torchvision.datasets  # that import lets the next one pass beside a torch without CUDA
 from torchvision import transforms  # noqa: E402
@@ -132,9 +133,10 @@ def distill_epoch(
 def datafree_epoch(
     updates: int, student: Network, teacher: Network, optimizer: torch.optim.Optimizer, method: Any
 ) -> None:
-    """One epoch of a data-free method: the images are shaped through networks that keep their gradients switched on."""
+    """One epoch of a data-free method as the usual scripts run it: both networks keep their gradients switched on while images
+    are shaped, and the hooks on the teacher's BatchNorm layers, once registered, answer to every forward pass."""
     method.start_epoch(0)
-    meter = Meter()
+    meter, watch = Meter(), BNStatistics(teacher)
     for first in range(0, updates, method.student_steps):
         student.eval()
         for value in method.synthesise().values():
@@ -142,9 +144,9 @@ def datafree_epoch(
         student.train()
         for _ in range(min(method.student_steps, updates - first)):
             images = method.images()
-            with hooked(student), hooked(teacher):
-                with torch.no_grad():
-                    taught = teacher(images)
+            with hooked(teacher), watch, torch.no_grad():
+                taught = teacher(images)
+            with hooked(student):
                 logits = student(images)
             terms, logged = method.student_terms(Output(logits), Output(taught))
             loss = torch.stack(list(terms.values())).sum()
@@ -154,8 +156,3 @@ def datafree_epoch(
             loss.backward()
             optimizer.step()
             method.after_student_update()
-
-
-def modules_of(method: DistillMethod | None) -> nn.ModuleDict:
-    """What a method trains beside the student."""
-    return nn.ModuleDict() if method is None else method.modules

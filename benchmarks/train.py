@@ -4,9 +4,10 @@
     python benchmarks/train.py --groups 1 2 4 8 [--only kd-resnet]
     python benchmarks/train.py --trace traces
 
-Same networks, batch, steps and seed on both sides, in one run, taking turns; the best of `--repeats` counts, on
-the wall and, for a machine that others use as well, in CPU seconds of the process and of its loader's workers. "eager" is the
-plain step on tensors that already lie on the device, so that the gain is not only the data loader's. With `--groups`, N
+Same networks, batch, steps and seed on all sides, in one run, each side in a process of its own, taking turns; the best of
+`--repeats` counts, on the wall and, for a machine that others use as well, in CPU seconds of the process and of its loader's
+workers. "eager" is the plain step on tensors that already lie on the device, so that the gain is not only the data loader's.
+With `--groups`, N
 trials (KD and DKD at different weights) train in lockstep with one teacher pass, against the bound that this run's own
 teacher and student steps allow: N (t + s) / (t + N s). Images are random: their content has no part in the time.
 """
@@ -14,12 +15,14 @@ teacher and student steps allow: N (t + s) / (t + N s). Images are random: their
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +77,66 @@ class Side:
     cpu_s: float = float("inf")
 
     def measure(self, device: torch.device) -> None:
+        """One turn; the best counts."""
         started, spent = time.perf_counter(), spent_s()
         self.steps()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         self.best_s = min(self.best_s, time.perf_counter() - started)
         self.cpu_s = min(self.cpu_s, spent_s() - spent)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a side came to: its best turn on the wall and in CPU seconds, and its process's peak."""
+
+    best_s: float
+    cpu_s: float
+    peak_mib: float
+
+
+class Apart:
+    """A side in a process of its own, which trains when it is its turn and sleeps otherwise.
+
+    What a process is told once (threads, `malloc`, denormals, cuDNN) then serves one side, and each has its own peak of memory.
+    """
+
+    def __init__(self, name: str, side: str, arguments: argparse.Namespace) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name = side
+        self.here, there = context.Pipe()
+        self.process = context.Process(target=serve, args=(there, name, side, arguments))
+        self.process.start()
+        there.close()  # so that an end of the process ends our waiting, too
+
+    def turn(self) -> Measured:
+        """Trains once; what it came to so far.
+
+        Raises:
+            EOFError: the process has ended; it has said why.
+        """
+        self.here.send(True)
+        found: Measured = self.here.recv()
+        return found
+
+    def end(self) -> None:
+        self.here.close()
+        self.process.join()
+
+
+def serve(there: Connection, name: str, side: str, arguments: argparse.Namespace) -> None:
+    """The life of a side's process."""
+    device = torch.device(arguments.device)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = SIDES[side](CASES[name], arguments, Path(scratch))
+        made.steps()  # warms up
+        while True:
+            try:
+                there.recv()
+            except EOFError:
+                return
+            made.measure(device)
+            there.send(Measured(made.best_s, made.cpu_s, peak_mib(device)))
 
 
 def spent_s() -> float:
@@ -135,37 +192,57 @@ def setup_of(case: Case, trial: Trial, images: DataSet, device: torch.device, sc
     return Setup(trial, images, student, shared.pop("teacher", teacher), device, scratch, **shared)
 
 
-def sides(case: Case, arguments: argparse.Namespace, scratch: Path) -> list[Side]:
-    """Ours, the plain loop and, for methods with data, the plain step on tensors that lie on the device."""
-    device = torch.device(arguments.device)
+def ours(case: Case, arguments: argparse.Namespace, scratch: Path) -> Side:
+    """The loop of `trainers`, in a process set up as a trial's."""
+    device, execution = torch.device(arguments.device), Execution.of_new(arguments.threads)
+    prepare_process(device, execution)
     trial = trial_of(case, arguments.steps, device, arguments.precision)
+    images = images_of(arguments.steps * trial.protocol.batch_size, device)
+    setup = setup_of(case, trial, images, device, scratch)
+    lay_out(setup, execution)
+    loop = make_loop(setup)
+    epoch = loop.first_epochs if trial.kind == "distill" else 0
+    return Side("ours", lambda: loop.run_epoch(epoch))
+
+
+def copied(case: Case, arguments: argparse.Namespace, scratch: Path) -> Side:
+    """The plain loop, in a process set up as its scripts do."""
+    return _copied("plain", case, arguments, scratch)
+
+
+def eager(case: Case, arguments: argparse.Namespace, scratch: Path) -> Side:
+    """The plain step on batches that were transformed beforehand and lie on the device."""
+    return _copied("eager", case, arguments, scratch)
+
+
+def _copied(name: str, case: Case, arguments: argparse.Namespace, scratch: Path) -> Side:
+    device = torch.device(arguments.device)
+    torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.benchmark = True
+    trial = trial_of(case, arguments.steps, device, "fp32")
     batch = trial.protocol.batch_size
     images = images_of(arguments.steps * batch, torch.device("cpu"))
-    resident = images.to(device)
-    ours = setup_of(case, trial, resident, device, scratch / "ours")
-    lay_out(ours, Execution.of_new(arguments.threads))
-    loop = make_loop(ours)
-    theirs = setup_of(case, trial, resident, device, scratch / "plain")
-    method = method_of(theirs)
-    parts = [*theirs.student.parameters(), *(p for p in getattr(method, "modules", torch.nn.Module()).parameters())]
+    setup = setup_of(case, trial, images.to(device), device, scratch)
+    method, student, teacher = method_of(setup), setup.student, setup.teacher
+    assert teacher is not None
+    adapters = getattr(method, "modules", torch.nn.Module())
     optimizer = torch.optim.SGD(
-        parts, lr=0.05, momentum=trial.protocol.momentum, weight_decay=trial.protocol.weight_decay
+        [*student.parameters(), *adapters.parameters()],
+        lr=0.05,
+        momentum=trial.protocol.momentum,
+        weight_decay=trial.protocol.weight_decay,
     )
-    assert theirs.teacher is not None
-    pair = (theirs.student, theirs.teacher, optimizer)
     if trial.kind == "datafree":
-        return [
-            Side("ours", lambda: loop.run_epoch(0)),
-            Side("plain", lambda: plain.datafree_epoch(arguments.steps, *pair, method)),
-        ]
+        teacher.requires_grad_(True)  # the scripts call eval() and no more
+        return Side(name, lambda: plain.datafree_epoch(arguments.steps, student, teacher, optimizer, method))
     given = None if case.method == "kd" else method
-    batches = plain.loader(images.train, INFO, batch, arguments.workers)
-    ready = [(shown.to(device), labels.to(device), rows.to(device)) for shown, labels, rows in batches]
-    return [
-        Side("ours", lambda: loop.run_epoch(loop.first_epochs)),
-        Side("plain", lambda: plain.distill_epoch(batches, *pair, given, device)),
-        Side("eager", lambda: plain.distill_epoch(ready, *pair, given, device)),  # type: ignore[arg-type]
-    ]
+    batches: Any = plain.loader(images.train, INFO, batch, arguments.workers)
+    if name == "eager":
+        batches = [(shown.to(device), labels.to(device), rows.to(device)) for shown, labels, rows in batches]
+    return Side(name, lambda: plain.distill_epoch(batches, student, teacher, optimizer, given, device))
+
+
+SIDES = {"ours": ours, "plain": copied, "eager": eager}
 
 
 def method_of(setup: Setup) -> Any:
@@ -196,26 +273,32 @@ def compare(names: Sequence[str], arguments: argparse.Namespace) -> list[str]:
     device = torch.device(arguments.device)
     lines = [
         "| case | networks | batch | ours, steps/s | images/s | plain, steps/s | ours / plain | in CPU time | ours / eager "
-        "| in CPU time | peak MiB |",
+        "| in CPU time | peak MiB, ours and plain |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in names:
         case = CASES[name]
-        with tempfile.TemporaryDirectory() as scratch:
-            found = sides(case, arguments, Path(scratch))
-            for _ in range(arguments.repeats + 1):  # the first turn warms up and is beaten
-                for side in found:
-                    side.measure(device)
+        chosen = [side for side in SIDES if side != "eager" or module(case.method).KIND == "distill"]
+        apart = [Apart(name, side, arguments) for side in chosen]
+        try:
+            for _ in range(arguments.repeats):
+                found = {side.name: side.turn() for side in apart}
+        finally:
+            for side in apart:
+                side.end()
         batch = case.batch[device.type == "cuda"]
-        speed = {side.name: arguments.steps / side.best_s for side in found}
-        cpu = {side.name: side.cpu_s for side in found}
-        eager, spared = "–", "–"
-        if "eager" in speed:
-            eager, spared = f"{speed['ours'] / speed['eager']:.2f}", f"{cpu['eager'] / cpu['ours']:.2f}"
+        own, theirs = found["ours"], found["plain"]
+        speed = arguments.steps / own.best_s
+        still, spared = "–", "–"
+        if "eager" in found:
+            still, spared = (
+                f"{found['eager'].best_s / own.best_s:.2f}",
+                f"{found['eager'].cpu_s / own.cpu_s:.2f}",
+            )
         lines.append(
-            f"| {name} | {case.teacher} → {case.student} | {batch} | {speed['ours']:.2f} | {speed['ours'] * batch:.0f} "
-            f"| {speed['plain']:.2f} | **{speed['ours'] / speed['plain']:.2f}** | {cpu['plain'] / cpu['ours']:.2f} "
-            f"| {eager} | {spared} | {peak_mib(device):.0f} |"
+            f"| {name} | {case.teacher} → {case.student} | {batch} | {speed:.2f} | {speed * batch:.0f} "
+            f"| {arguments.steps / theirs.best_s:.2f} | **{theirs.best_s / own.best_s:.2f}** | {theirs.cpu_s / own.cpu_s:.2f} "
+            f"| {still} | {spared} | {own.peak_mib:.0f}, {theirs.peak_mib:.0f} |"
         )
         sys.stderr.write(lines[-1] + "\n")
     return lines
@@ -244,6 +327,7 @@ def lockstep(loops: Sequence[Loop]) -> None:
 def grouped(name: str, arguments: argparse.Namespace) -> list[str]:
     """The table of trials that share a teacher pass."""
     device, case = torch.device(arguments.device), CASES[name]
+    prepare_process(device, Execution.of_new(arguments.threads))
     images = images_of(arguments.steps * case.batch[device.type == "cuda"], device)
     execution = Execution.of_new(arguments.threads)
 
@@ -287,10 +371,10 @@ def trace(names: Sequence[str], arguments: argparse.Namespace) -> None:
     arguments.trace.mkdir(parents=True, exist_ok=True)
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
-            ours = sides(CASES[name], arguments, Path(scratch))[0]
-            ours.steps()
+            side = ours(CASES[name], arguments, Path(scratch))
+            side.steps()
             with torch.profiler.profile() as profile:
-                ours.steps()
+                side.steps()
         profile.export_chrome_trace(str(arguments.trace / f"{name}.json"))
         sys.stdout.write(f"{name}\n{profile.key_averages().table(sort_by='self_cpu_time_total', row_limit=15)}\n")
 
@@ -308,7 +392,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--groups", nargs="+", type=int, help="trials that share a teacher pass, 1 among them")
     parser.add_argument("--trace", type=Path, help="folder for traces of ours")
     arguments = parser.parse_args(argv)
-    prepare_process(torch.device(arguments.device), Execution.of_new(arguments.threads))
     names = arguments.only or list(CASES)
     if arguments.trace is not None:
         trace(names, arguments)

@@ -13,6 +13,9 @@ import torch
 from trainers import attempts, checkpoint, models, train
 from trainers.attempts import read_status
 from trainers.config import Execution, Trial
+from trainers.data import Info
+from trainers.methods import Context, freeze, module
+from trainers.protocols import PROTOCOLS
 from trainers.run import run_trial
 from trainers.train import trial_folder
 
@@ -81,6 +84,23 @@ def test_maps_follow_the_weights_through_every_layer(tiny: Any) -> None:
     with torch.no_grad():
         maps = network.features(torch.randn(2, 3, 8, 8)).stages
     assert all(each.is_contiguous(memory_format=torch.channels_last) for each in maps)
+
+
+@pytest.mark.parametrize("name", ["contiguous", "channels_last"])
+def test_a_generator_takes_the_format_of_its_student(name: str, tmp_path: Path) -> None:
+    networks = [models.build("resnet8", classes=10, channels=3, size=8, seed=0) for _ in range(2)]
+    for network in networks:
+        network.to(memory_format=train.MEMORY_FORMATS[name])
+    freeze(networks[1])
+    file, labels = module("cudfkd"), torch.zeros(0, dtype=torch.int64)
+    info = Info(10, 3, 8, (0.5,) * 3, (0.5,) * 3, crop_padding=0, flip=False)
+    context = Context(*networks, info, PROTOCOLS["cudfkd-cifar100"], 0, torch.device("cpu"), labels, tmp_path)
+    method = file.Method(file.Config(), context)
+    images = method.images()
+    assert context.memory_format is train.MEMORY_FORMATS[name]
+    convolution = method.generator.layers[2]
+    assert convolution.weight.is_contiguous(memory_format=train.MEMORY_FORMATS[name])
+    assert images.is_contiguous(memory_format=train.MEMORY_FORMATS[name])
 
 
 def test_trials_of_older_versions_keep_the_order_they_were_begun_with() -> None:

@@ -53,6 +53,16 @@ class Context:
         assert self.teacher is not None
         return self.teacher
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of the student's weights (`trainers.train.lay_out`): a network of the method's own that makes its images takes it too."""
+        last = (
+            weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+            for weight in self.student.parameters()
+            if weight.dim() == 4
+        )
+        return torch.channels_last if any(last) else torch.contiguous_format
+
 
 class Output(NamedTuple):
     """What a network answers to a batch.

@@ -59,7 +59,7 @@ class GeneratorMethod(ABC):
         self.config = config
         self.context = context
         self.student_steps: int = config.student_steps
-        self.generator = self.new_generator()
+        self.generator = self.new_generator().to(memory_format=context.memory_format)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(
             self.generator.parameters(), lr=config.generator_lr, betas=(config.generator_beta1, config.generator_beta2)
         )

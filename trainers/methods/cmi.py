@@ -233,7 +233,7 @@ class Method(InversionMethod):
 
     def invert(self) -> tuple[Tensor, Terms]:
         config, contrast, device = self.config, self.contrast, self.context.device
-        generator = self.new_generator()
+        generator = self.new_generator().to(memory_format=self.context.memory_format)  # type: ignore[call-overload]
         size = (self.synthesis_batch, config.latent_dim)
         latent = torch.randn(size, generator=self.stream("latent"), device=device).requires_grad_()
         optimizer = torch.optim.Adam(

@@ -26,7 +26,10 @@ def bn_statistics_loss(inputs: Tensor, running_mean: Tensor, running_var: Tensor
     """
     inputs = inputs.float()
     mean = inputs.mean(dim=(0, 2, 3))
-    var = inputs.var(dim=(0, 2, 3), unbiased=False)
+    if inputs.device.type == "cpu" and not inputs.is_contiguous():  # channels-last: `var` takes five times as long
+        var = (inputs - mean[:, None, None]).square().mean(dim=(0, 2, 3))
+    else:
+        var = inputs.var(dim=(0, 2, 3), unbiased=False)
     distance: Tensor = torch.linalg.vector_norm(running_var - var) + torch.linalg.vector_norm(running_mean - mean)
     return distance
 

@@ -36,6 +36,22 @@ def test_equals_a_naive_loop() -> None:
     )
 
 
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_either_memory_format_gives_the_same_term_and_gradient(offset: float) -> None:
+    torch.manual_seed(0)
+    x, mean, var = torch.randn(6, 4, 5, 3) + offset, torch.randn(4), torch.rand(4)
+    terms, gradients = [], []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = x.clone(memory_format=layout).requires_grad_()
+        term = bn_statistics_loss(given, mean, var)
+        term.backward()
+        assert given.grad is not None
+        terms.append(float(term))
+        gradients.append(given.grad.contiguous())
+    assert terms[0] == pytest.approx(terms[1], rel=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
 def test_is_zero_where_the_statistics_fit() -> None:
     x = torch.randn(8, 3, 4, 4)
     assert float(bn_statistics_loss(x, x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False))) == pytest.approx(
