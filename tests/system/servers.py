@@ -101,10 +101,16 @@ class Server:
         """Kills every process of the server as a power cut would; nothing of it gets to clean up."""
         if self._process is None:
             return
-        for pid in self._stopped():
+        killed = self._stopped()
+        for pid in killed:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait(60)
+        end = time.monotonic() + 60
+        while (
+            any(map(_alive, killed)) and time.monotonic() < end
+        ):  # PostgreSQL does not start beside what is left of it
+            time.sleep(0.02)
         self._process, self._frozen = None, []
 
     def freeze(self) -> None:
@@ -403,3 +409,12 @@ def descendants(pid: int) -> list[int]:
     for each in found:
         found += children.get(each, [])
     return found
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process still holds anything: one that has ended and was not waited for does not."""
+    try:
+        state = (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in "ZX"
