@@ -35,6 +35,8 @@ SINGLY = 16
 RUNS_PER_QUERY = 8
 """Runs that are read in a page in the time of one question: where many runs are known, more is asked one at a time."""
 PAGE = 1000
+RUN_PAGE = 200
+"""MLflow makes a hundred objects of a run; a page of them is what a large table takes beside its own rows."""
 ARTIFACTS = re.compile(r"epoch_(\d{4,})")
 """Folder of what a trial keeps of one epoch, counted from 0."""
 TAG = "sweeps."
@@ -314,7 +316,7 @@ class Store:
         token = None
         while True:
             with self._reading():
-                page = self.client.search_runs(ids, where, view, max_results=PAGE, page_token=token)
+                page = self.client.search_runs(ids, where, view, max_results=RUN_PAGE, page_token=token)
             yield from page
             token = page.token
             if not token:

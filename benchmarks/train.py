@@ -7,14 +7,15 @@
 Same networks, batch, steps and seed on all sides, in one run, each side in a process of its own, taking turns; the best of
 `--repeats` counts, on the wall and, for a machine that others use as well, in CPU seconds of the process and of its loader's
 workers. "eager" is the plain step on tensors that already lie on the device, so that the gain is not only the data loader's.
-With `--groups`, N
-trials (KD and DKD at different weights) train in lockstep with one teacher pass, against the bound that this run's own
-teacher and student steps allow: N (t + s) / (t + N s). Images are random: their content has no part in the time.
+With `--groups`, N trials (KD, DKD, logit standardisation and SP in turn) train in lockstep with one teacher pass, against the
+bound that this run's own lone trials and teacher passes allow: sum (t + s_i) / (t + sum s_i). Images are random: their content
+has no part in the time.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import resource
 import sys
@@ -304,14 +305,16 @@ def compare(names: Sequence[str], arguments: argparse.Namespace) -> list[str]:
     return lines
 
 
+VARIED = {"kd": "temperature", "dkd": "temperature", "logit_std": "temperature", "sp": "sp_weight"}
+"""Methods of grouped trials, and the hyper-parameter that no two of them share."""
+
+
 def variants(case: Case, count: int, steps: int, device: torch.device, precision: str) -> list[Trial]:
-    """KD and DKD in turn, no two alike."""
+    """Methods of `VARIED` in turn, no two trials alike."""
     found = []
-    for number in range(count):
-        name = ("kd", "dkd")[number % 2]
-        hparams = {"temperature": 4.0 + number}
-        changed = Case(name, case.teacher, case.student, case.batch, {})
-        found.append(trial_of(changed, steps, device, precision, **hparams))
+    for number, (method, field) in zip(range(count), itertools.cycle(VARIED.items())):
+        changed = Case(method, case.teacher, case.student, case.batch, {})
+        found.append(trial_of(changed, steps, device, precision, **{field: 2.0 + number}))
     return found
 
 
@@ -331,9 +334,9 @@ def grouped(name: str, arguments: argparse.Namespace) -> list[str]:
     images = images_of(arguments.steps * case.batch[device.type == "cuda"], device)
     execution = Execution.of_new(arguments.threads)
 
-    def loops(count: int, scratch: Path) -> list[Loop]:
+    def loops(trials: Sequence[Trial], scratch: Path) -> list[Loop]:
         common, teacher, made = Common(), networks(case, device)[1], []
-        for number, trial in enumerate(variants(case, count, arguments.steps, device, arguments.precision)):
+        for number, trial in enumerate(trials):
             setup = setup_of(case, trial, images, device, scratch / str(number), common=common, teacher=teacher)
             lay_out(setup, execution)
             made.append(make_loop(setup))
@@ -347,23 +350,31 @@ def grouped(name: str, arguments: argparse.Namespace) -> list[str]:
             for _ in range(arguments.steps):
                 teacher(shown)
 
+    trials = variants(case, max(arguments.groups), arguments.steps, device, arguments.precision)
+    alone = trials[: len(VARIED)]
     with tempfile.TemporaryDirectory() as scratch:
-        runs = {count: loops(count, Path(scratch) / str(count)) for count in arguments.groups}
+        runs = [(trial.method, [trial]) for trial in alone]
+        runs += [(str(count), trials[:count]) for count in arguments.groups]
         sides = [Side("teacher", teacher_only)]
-        sides += [Side(str(count), lambda made=made: lockstep(made)) for count, made in runs.items()]  # type: ignore[misc]
+        for name, members in runs:
+            made = loops(members, Path(scratch) / name)
+            sides.append(Side(name, lambda made=made: lockstep(made)))  # type: ignore[misc]
         for _ in range(arguments.repeats + 1):
             for side in sides:
                 side.measure(device)
-    passed, alone = sides[0].best_s, next(side.best_s for side in sides if side.name == "1")
+    took = {side.name: side.best_s for side in sides}
+    passed, spent = took["teacher"], [took[trial.method] for trial in trials]
     lines = ["| trials | seconds | trial-steps/s | gain | bound | share of the bound |", "|---|---|---|---|---|---|"]
-    for side in sides[1:]:
-        count = int(side.name)
-        gain = count * alone / side.best_s
-        bound = count * alone / (passed + count * (alone - passed))
-        speed = count * arguments.steps / side.best_s
-        lines.append(f"| {count} | {side.best_s:.2f} | {speed:.2f} | {gain:.2f} | {bound:.2f} | {gain / bound:.0%} |")
-    share = f"teacher pass {passed:.2f} s of a lone trial's {alone:.2f} s"
-    return [f"{name}: {case.teacher} → {case.student}, {share}", "", *lines]
+    for count in arguments.groups:
+        apart, seconds = sum(spent[:count]), took[str(count)]
+        gain, bound = apart / seconds, apart / (passed + apart - count * passed)
+        speed = count * arguments.steps / seconds
+        lines.append(f"| {count} | {seconds:.2f} | {speed:.2f} | {gain:.2f} | {bound:.2f} | {gain / bound:.0%} |")
+    each = ", ".join(f"{trial.method} {took[trial.method]:.2f}" for trial in alone)
+    said = (
+        f"{case.teacher} → {case.student}, {arguments.steps} steps: teacher pass {passed:.2f} s, lone trials {each} s"
+    )
+    return [said, "", *lines]
 
 
 def trace(names: Sequence[str], arguments: argparse.Namespace) -> None:
