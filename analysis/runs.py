@@ -35,7 +35,7 @@ SINGLY = 16
 RUNS_PER_QUERY = 8
 """Runs that are read in a page in the time of one question: where many runs are known, more is asked one at a time."""
 PAGE = 1000
-RUN_PAGE = 200
+RUN_PAGE = 500
 """MLflow makes a hundred objects of a run; a page of them is what a large table takes beside its own rows."""
 ARTIFACTS = re.compile(r"epoch_(\d{4,})")
 """Folder of what a trial keeps of one epoch, counted from 0."""
