@@ -7,7 +7,7 @@ method's own file, so that what differs is the loop alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,7 +90,7 @@ def loader(split: Split, info: Info, batch: int, workers: int) -> DataLoader[tup
 
 
 def distill_epoch(
-    batches: DataLoader[tuple[Tensor, int, int]],
+    batches: Iterable[Any],
     student: Network,
     teacher: Network,
     optimizer: torch.optim.Optimizer,

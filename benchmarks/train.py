@@ -49,6 +49,7 @@ class Case:
 
     Attributes:
         batch: on a CPU, and on a GPU the paper's.
+        images: at the least, where the steps alone would not need so many.
     """
 
     method: str
@@ -56,12 +57,13 @@ class Case:
     student: str
     batch: tuple[int, int]
     hparams: dict[str, Any]
+    images: int = 0
 
 
 CASES = {
     "kd-wrn": Case("kd", "wrn_40_2", "wrn_16_2", (64, 64), {}),
     "kd-resnet": Case("kd", "resnet32x4", "resnet8x4", (64, 64), {}),
-    "crd": Case("crd", "wrn_40_2", "wrn_16_2", (64, 64), {}),
+    "crd": Case("crd", "wrn_40_2", "wrn_16_2", (64, 64), {}, images=20_000),  # 16,384 negatives for each
     "pckd": Case("pckd", "wrn_40_2", "wrn_16_2", (16, 64), {}),
     "cudfkd": Case("cudfkd", "wrn_40_2", "wrn_16_2", (64, 256), {"latent_dim": 256, "student_steps": 5}),
     "cmi": Case("cmi", "wrn_40_2", "wrn_16_2", (64, 256), {"iterations": 2, "synthesis_batch": 64}),
@@ -198,12 +200,18 @@ def ours(case: Case, arguments: argparse.Namespace, scratch: Path) -> Side:
     device, execution = torch.device(arguments.device), Execution.of_new(arguments.threads)
     prepare_process(device, execution)
     trial = trial_of(case, arguments.steps, device, arguments.precision)
-    images = images_of(arguments.steps * trial.protocol.batch_size, device)
+    images = images_of(max(case.images, arguments.steps * trial.protocol.batch_size), device)
     setup = setup_of(case, trial, images, device, scratch)
     lay_out(setup, execution)
     loop = make_loop(setup)
-    epoch = loop.first_epochs if trial.kind == "distill" else 0
-    return Side("ours", lambda: loop.run_epoch(epoch))
+    if trial.kind == "datafree":
+        return Side("ours", lambda: loop.run_epoch(0))
+
+    def steps() -> None:
+        for _ in itertools.islice(loop.steps(loop.first_epochs), arguments.steps + 1):  # it stops before each step
+            pass
+
+    return Side("ours", steps)
 
 
 def copied(case: Case, arguments: argparse.Namespace, scratch: Path) -> Side:
@@ -222,7 +230,7 @@ def _copied(name: str, case: Case, arguments: argparse.Namespace, scratch: Path)
     torch.backends.cudnn.benchmark = True
     trial = trial_of(case, arguments.steps, device, "fp32")
     batch = trial.protocol.batch_size
-    images = images_of(arguments.steps * batch, torch.device("cpu"))
+    images = images_of(max(case.images, arguments.steps * batch), torch.device("cpu"))
     setup = setup_of(case, trial, images.to(device), device, scratch)
     method, student, teacher = method_of(setup), setup.student, setup.teacher
     assert teacher is not None
@@ -239,8 +247,14 @@ def _copied(name: str, case: Case, arguments: argparse.Namespace, scratch: Path)
     given = None if case.method == "kd" else method
     batches: Any = plain.loader(images.train, INFO, batch, arguments.workers)
     if name == "eager":
-        batches = [(shown.to(device), labels.to(device), rows.to(device)) for shown, labels, rows in batches]
-    return Side(name, lambda: plain.distill_epoch(batches, student, teacher, optimizer, given, device))
+        few = itertools.islice(batches, arguments.steps)
+        batches = [(shown.to(device), labels.to(device), rows.to(device)) for shown, labels, rows in few]
+    return Side(
+        name,
+        lambda: plain.distill_epoch(
+            itertools.islice(batches, arguments.steps), student, teacher, optimizer, given, device
+        ),
+    )
 
 
 SIDES = {"ours": ours, "plain": copied, "eager": eager}
