@@ -378,12 +378,17 @@ def grouped(name: str, arguments: argparse.Namespace) -> list[str]:
                 side.measure(device)
     took = {side.name: side.best_s for side in sides}
     passed, spent = took["teacher"], [took[trial.method] for trial in trials]
-    lines = ["| trials | seconds | trial-steps/s | gain | bound | share of the bound |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| trials | seconds | trial-steps/s | trials/hour of 1,000 steps | gain | bound | share of the bound |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for count in arguments.groups:
         apart, seconds = sum(spent[:count]), took[str(count)]
         gain, bound = apart / seconds, apart / (passed + apart - count * passed)
         speed = count * arguments.steps / seconds
-        lines.append(f"| {count} | {seconds:.2f} | {speed:.2f} | {gain:.2f} | {bound:.2f} | {gain / bound:.0%} |")
+        lines.append(
+            f"| {count} | {seconds:.2f} | {speed:.2f} | {3.6 * speed:.1f} | {gain:.2f} | {bound:.2f} | {gain / bound:.0%} |"
+        )
     each = ", ".join(f"{trial.method} {took[trial.method]:.2f}" for trial in alone)
     said = (
         f"{case.teacher} → {case.student}, {arguments.steps} steps: teacher pass {passed:.2f} s, lone trials {each} s"
