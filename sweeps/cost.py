@@ -31,10 +31,11 @@ TRAIN_IMAGES = {
 """Sizes of the official training splits, for sets whose images need not be here when a plan is made."""
 FLOPS_PER_S = 10e12
 """Sustained on an RTX 3090: CuDFKD's published log of ResNet34 -> ResNet18 (batch 768, 400 updates an epoch, 208 s an epoch)."""
-CPU_FLOPS_PER_S = 18e9
-CPU_LAYER_S = 0.22e-3
+CPU_FLOPS_PER_S = 75e9
+CPU_LAYER_S = 0.09e-3
 """Speed of one thread, and what one layer's pass takes whatever its size, which is most of what a small network takes. Fitted to
-359 kinds of trials of the demo on two busy cores of an AMD EPYC: relative error 0.37, without the second term 0.53 (std of logs)."""
+61 trials of five experiments of the demo on two idle cores of an AMD EPYC: relative error 0.20 (std of logs). The same trials on
+busy cores took three to four times as long."""
 BACKWARD = 2
 """A backward pass that also gives the gradient of the weights costs twice a forward pass; to the images alone, once."""
 
