@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,13 +34,20 @@ STEPS = 400
 
 @dataclass(frozen=True)
 class Past:
-    """A finished trial: when it began, when its epochs and the trial ended, in seconds of the clock on the wall."""
+    """A finished trial: when it began, when its epochs and the trial ended, in seconds of the clock on the wall.
+
+    Attributes:
+        process: of the worker that trained it.
+        sharing: how many trials began together in its place.
+    """
 
     digest: str
     work: Work
     began_s: float
     epochs_s: tuple[float, ...]
     ended_s: float
+    process: tuple[str, ...] = ()
+    sharing: int = 1
 
 
 def read(state_root: Path, data_root: Path) -> tuple[list[Past], int]:
@@ -61,7 +69,11 @@ def read(state_root: Path, data_root: Path) -> tuple[list[Past], int]:
         epochs = 1 if trial.kind == "evaluate" else trial.protocol.epochs
         upstream = tuple(up.digest() for up in trial.upstreams())
         work = Work(key, traits(trial, source or ""), epochs, None if source is None else seconds, upstream)
-        found.append(Past(digest, work, began, ends, status.entry["timestamp_ms"] / 1000))
+        claim = json.loads((status.folder / "claim.json").read_text(encoding="utf-8"))
+        process = tuple(str(claim[name]) for name in ("host", "pid", "pid_start"))
+        made = json.loads((status.folder / "made_with.json").read_text(encoding="utf-8"))
+        ended = status.entry["timestamp_ms"] / 1000
+        found.append(Past(digest, work, began, ends, ended, process, int(made.get("together", 1))))
     return sorted(found, key=lambda past: past.began_s), others
 
 
@@ -77,11 +89,26 @@ def sweeps_of(trials: list[Past], gap_s: float) -> list[list[Past]]:
     return parts
 
 
+def places_of(trials: Sequence[Past]) -> dict[str, tuple[str, ...]]:
+    """Digest -> what those that began together have in common: a process, and the first of them."""
+    places: dict[str, tuple[str, ...]] = {}
+    open_groups: dict[tuple[str, ...], list[Past]] = {}
+    for past in trials:
+        group = open_groups.setdefault(past.process, [])
+        if group and (len(group) == group[0].sharing or past.sharing != group[0].sharing):
+            group.clear()
+        group.append(past)
+        places[past.digest] = (*past.process, group[0].digest)
+    return places
+
+
 def seen_at(trials: list[Past], now_s: float) -> dict[str, Track]:
     """What a launch would have known at a time."""
-    tracks = {}
+    tracks, places = {}, places_of(trials)
     for past in trials:
         track = Track(past.work)
+        if past.began_s <= now_s and past.sharing > 1:
+            track.place, track.sharing = places[past.digest], past.sharing
         if past.began_s <= now_s:
             track.began_s = past.began_s
         for number, end in enumerate(past.epochs_s, start=1):

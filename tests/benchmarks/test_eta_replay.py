@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -79,6 +80,20 @@ def test_a_sweep_that_becomes_twice_as_slow_is_foreseen_too_short(replay: Any) -
     assert found[1] == pytest.approx(180 / 280 - 1, abs=0.05)  # of 300 s; 200 s were to be expected
 
 
+def test_trials_that_began_together_share_a_place(replay: Any) -> None:
+    """Groups of two in two processes, in turn: an epoch on the clock takes twice what it takes of the place."""
+    work, found = Work("kd", ("method kd",), 10, 7.0), []
+    for index in range(24):
+        began, process = (index // 4) * 20.0, (str(index // 2 % 2),)
+        ends = tuple(began + 2.0 * (epoch + 1) for epoch in range(10))
+        found.append(replay.Past(str(index), work, began, ends, ends[-1], process, 2))
+    places = replay.places_of(found)
+    assert len(set(places.values())) == 12
+    assert places["0"] == places["1"] != places["2"] == places["3"]
+    assert places["4"] not in (places["0"], places["2"])
+    assert all(abs(error) < 0.05 for error in replay.errors(found, 2).values())
+
+
 def test_a_pause_parts_sweeps(replay: Any) -> None:
     one, two = steady(replay, 4), steady(replay, 2, start=140.0)
     assert [len(part) for part in replay.sweeps_of([*one, *two], 60.0)] == [4, 2]
@@ -104,5 +119,7 @@ def test_times_are_read_from_the_trial_directories(
     assert len(past[0].epochs_s) == 3
     assert past[0].began_s <= past[0].epochs_s[0] <= past[0].epochs_s[-1] <= past[0].ended_s
     assert past[0].work.epochs == 3
+    assert past[0].sharing == 1
+    assert past[0].process[1] == str(os.getpid())
     for name in [name for name in sys.modules if name.split(".")[0] == "noop"]:
         del sys.modules[name]
