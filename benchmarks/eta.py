@@ -37,6 +37,7 @@ class Past:
     """A finished trial: when it began, when its epochs and the trial ended, in seconds of the clock on the wall.
 
     Attributes:
+        first_took_s: its first epoch by its own clock.
         process: of the worker that trained it.
         sharing: how many trials began together in its place.
     """
@@ -46,6 +47,7 @@ class Past:
     began_s: float
     epochs_s: tuple[float, ...]
     ended_s: float
+    first_took_s: float | None = None
     process: tuple[str, ...] = ()
     sharing: int = 1
 
@@ -64,7 +66,8 @@ def read(state_root: Path, data_root: Path) -> tuple[list[Past], int]:
         trial, execution = Trial.model_validate(content["trial"]), Execution.model_validate(content["execution"])
         stamp = (status.folder / "log.txt").read_text(encoding="utf-8")[:23]
         began = datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f").timestamp()
-        ends = tuple(row["timestamp_ms"] / 1000 for row in attempts.rows(status))
+        rows = attempts.rows(status)
+        ends = tuple(row["timestamp_ms"] / 1000 for row in rows)
         key, source, seconds = price(trial, Resources(cpu=execution.threads))
         epochs = 1 if trial.kind == "evaluate" else trial.protocol.epochs
         upstream = tuple(up.digest() for up in trial.upstreams())
@@ -73,7 +76,8 @@ def read(state_root: Path, data_root: Path) -> tuple[list[Past], int]:
         process = tuple(str(claim[name]) for name in ("host", "pid", "pid_start"))
         made = json.loads((status.folder / "made_with.json").read_text(encoding="utf-8"))
         ended = status.entry["timestamp_ms"] / 1000
-        found.append(Past(digest, work, began, ends, ended, process, int(made.get("together", 1))))
+        first = rows[0].get("time/total_s") if rows else None
+        found.append(Past(digest, work, began, ends, ended, first, process, int(made.get("together", 1))))
     return sorted(found, key=lambda past: past.began_s), others
 
 
@@ -113,6 +117,7 @@ def seen_at(trials: list[Past], now_s: float) -> dict[str, Track]:
             track.began_s = past.began_s
         for number, end in enumerate(past.epochs_s, start=1):
             if end <= now_s:
+                track.first_took_s = past.first_took_s
                 track.add(number, end)
         if past.ended_s <= now_s:
             track.ended_s = past.ended_s

@@ -50,6 +50,7 @@ class Track:
         began_s: when it was started here; None before that.
         epochs: epochs that ended here.
         first_s, last_s: when the first and the last of them did.
+        first_took_s: what the first took of the place by its own clock, without the start of its worker; None where that is not known.
         taken_s: what those after the first took of the place.
         recent_s: `taken_s` at the end of each of the last `RECENT`.
         ended_s: when the trial was over; None while it is not.
@@ -63,6 +64,7 @@ class Track:
     epochs: int = 0
     first_s: float = 0.0
     last_s: float = 0.0
+    first_took_s: float | None = None
     taken_s: float = 0.0
     recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     ended_s: float | None = None
@@ -105,7 +107,9 @@ class Pace:
             if track.epochs > 1:
                 sums[track.work.kind] = (seconds + track.taken_s, count + track.epochs - 1)
             elif track.epochs == 1 and track.began_s is not None:
-                single.setdefault(track.work.kind, []).append((track.first_s - track.began_s) / track.sharing)
+                took = (track.first_s - track.began_s) / track.sharing
+                first = took if track.first_took_s is None else min(took, track.first_took_s)
+                single.setdefault(track.work.kind, []).append(first)
             if track.ended_s is not None and track.epochs:
                 pace.lengths[track.work.kind] = track.before + track.epochs
         pace.epoch_s = {kind: min(times) for kind, times in single.items()}

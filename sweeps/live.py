@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -162,6 +163,9 @@ class Watch:
             at = min(now, float(row["timestamp_ms"]) / 1000 - self._wall)
             if track.began_s is None or at < track.began_s:  # it was quicker than a look
                 track.began_s = max(self.began, at - float(row.get("time/total_s", 0.0)))
+            if track.first_took_s is None:
+                earlier = float(rows[track.before - 1].get("time/total_s", 0.0)) if track.before else 0.0
+                track.first_took_s = max(0.0, float(row.get("time/total_s", math.inf)) - earlier)
             track.add(number, at)
         entry.state = status.state
         entry.acc1 = rows[-1].get("test/acc1_pct") if rows else None

@@ -86,7 +86,7 @@ def test_trials_that_began_together_share_a_place(replay: Any) -> None:
     for index in range(24):
         began, process = (index // 4) * 20.0, (str(index // 2 % 2),)
         ends = tuple(began + 2.0 * (epoch + 1) for epoch in range(10))
-        found.append(replay.Past(str(index), work, began, ends, ends[-1], process, 2))
+        found.append(replay.Past(str(index), work, began, ends, ends[-1], None, process, 2))
     places = replay.places_of(found)
     assert len(set(places.values())) == 12
     assert places["0"] == places["1"] != places["2"] == places["3"]

@@ -67,6 +67,16 @@ def test_a_kind_that_has_not_run_costs_its_price_times_what_alike_kinds_took_of_
     assert estimate.trial_s(Work("bare", (), 10, None)) is None
 
 
+def test_a_first_epoch_does_not_count_the_start_of_its_worker() -> None:
+    # the worker took 8 s to come up, the epoch 1 s; 4 more of them, and 5 of b behind it
+    tracks = {"a": track(STUDENT, 0.0, (9,)), "b": track(STUDENT)}
+    assert left_s(tracks, 1, 9.0) == pytest.approx(4 * 9.0 + 5 * 9.0)
+    tracks["a"].first_took_s = 1.0
+    assert left_s(tracks, 1, 9.0) == pytest.approx(4 * 1.0 + 5 * 1.0)
+    tracks["a"].first_took_s = 20.0  # a clock that ran on where nothing was trained
+    assert left_s(tracks, 1, 9.0) == pytest.approx(9 * 9.0)
+
+
 def test_a_machine_that_has_become_slower_counts_in_part() -> None:
     # 1 s an epoch for 20 epochs, then 4 s for RECENT of them: the mean of gaps is m, those of now are 4 s
     work = Work("kd", (), 100, None)
