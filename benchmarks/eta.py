@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -106,9 +106,9 @@ def places_of(trials: Sequence[Past]) -> dict[str, tuple[str, ...]]:
     return places
 
 
-def seen_at(trials: list[Past], now_s: float) -> dict[str, Track]:
+def seen_at(trials: list[Past], places: Mapping[str, tuple[str, ...]], now_s: float) -> dict[str, Track]:
     """What a launch would have known at a time."""
-    tracks, places = {}, places_of(trials)
+    tracks = {}
     for past in trials:
         track = Track(past.work)
         if past.began_s <= now_s and past.sharing > 1:
@@ -128,10 +128,10 @@ def seen_at(trials: list[Past], now_s: float) -> dict[str, Track]:
 def errors(trials: list[Past], at_once: int) -> dict[int, float]:
     """Tenth of the estimated time -> estimated over real time left, less 1."""
     began, ended = min(past.began_s for past in trials), max(past.ended_s for past in trials)
-    found: dict[int, float] = {}
+    found, places = dict[int, float](), places_of(trials)
     for step in range(1, STEPS):
         passed = (ended - began) * step / STEPS
-        left = left_s(seen_at(trials, began + passed), at_once, began + passed)
+        left = left_s(seen_at(trials, places, began + passed), at_once, began + passed)
         if left is None:
             continue
         tenth = int(10 * passed / (passed + left)) if passed + left else 10

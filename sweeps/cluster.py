@@ -48,7 +48,7 @@ class Cluster:
     gpus: float
 
 
-def start(settings: Settings, meanwhile: Callable[[], object] | None = None) -> Cluster:
+def start(settings: Settings, meanwhile: Callable[[], object] = lambda: None) -> Cluster:
     """Joins the cluster of `RAY_ADDRESS`, or starts Ray on this machine.
 
     Args:
@@ -103,7 +103,7 @@ def start(settings: Settings, meanwhile: Callable[[], object] | None = None) -> 
 
 
 @contextlib.contextmanager
-def _beside(work: Callable[[], object] | None) -> Iterator[list[Exception]]:
+def _beside(work: Callable[[], object]) -> Iterator[list[Exception]]:
     """Runs `work` in a thread and waits for it at the end; the list then holds what it raised.
 
     What Ray's start imports late and Tune imports as well is imported first: two threads must not meet in one package.
@@ -112,14 +112,10 @@ def _beside(work: Callable[[], object] | None) -> Iterator[list[Exception]]:
 
     def run() -> None:
         try:
-            assert work is not None
             work()
         except Exception as error:  # raised again by the caller, in its own thread
             failed.append(error)
 
-    if work is None:
-        yield failed
-        return
     for name in STARTED_LATE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
