@@ -201,6 +201,8 @@ def test_a_trial_that_yielded_waits_again(place: Any) -> None:
     assert digest is not None
     place.train(queue.trials[digest], (40.0, 50.0), end=None)
     seen.update()
+    seen.update()  # the first look only met it
+    assert seen.seen[digest].track.first_took_s == 1.5  # by its journal, not since its worker was asked for
     queue.release(digest, "yielded")
     seen.update()
     track = seen.seen[digest].track
@@ -210,6 +212,7 @@ def test_a_trial_that_yielded_waits_again(place: Any) -> None:
     assert queue.next() == digest
     place.train(queue.trials[digest], (60.0,))
     seen.update()
+    assert seen.seen[digest].track.first_took_s == 1.5  # of this launch, without what the earlier one took
     queue.release(digest, "done")
     seen.update()
     assert (seen.seen[digest].epochs, seen.seen[digest].state) == (3, State.DONE)
