@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
 EPOCHS = 4
 """Of every trial here: `home.mini`'s teacher has as many."""
+BETWEEN_EPOCHS_S = 0.5
+"""Processor time that a worker spends between two epochs is a small part of this, and this of an epoch of 128 updates."""
 
 
 def experiment(home: Any, name: str, alphas: list[float], *, updates: int = 8) -> str:
@@ -91,6 +94,12 @@ def partial_student(home: Any) -> tuple[str, int] | None:
     return None
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time of a process with its threads, in seconds."""
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def everything(home: Any) -> dict[str, Any]:
     """Results, weights, the journals that count, and what MLflow has."""
     from mlflow.tracking import MlflowClient
@@ -114,13 +123,16 @@ def everything(home: Any) -> dict[str, Any]:
 
 
 def test_an_owner_stopped_past_its_lease_changes_nothing_when_it_wakes(home):
-    name = experiment(home, "mini.toml", [0.1], updates=64)
+    """It is stopped in the middle of an epoch: not between the row of one and its look at who owns the trial."""
+    name = experiment(home, "mini.toml", [0.1], updates=128)
     command = ("run", name, "--profile", "paper", "--concurrency", "1")
     first = home.start(*command)
     home.wait_for(lambda: partial_student(home) is not None, first)
     stopped = partial_student(home)
     assert stopped is not None
     digest, pid = stopped
+    worked = cpu_s(pid)
+    home.wait_for(lambda: cpu_s(pid) > worked + BETWEEN_EPOCHS_S, first)
     os.kill(pid, signal.SIGSTOP)
     try:
         rows = len(attempts.rows(attempts.read_status(home.state, digest)))
