@@ -272,24 +272,29 @@ def fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | Non
     Raises:
         SetupError: it died too often.
     """
+    started = True
     for left in range(RAY_RESTARTS, -1, -1):
         try:
+            if not started:
+                start(settings)
+                started = True
             _fit(queue, settings, grouping, share)
             return
         except (RayDied, Exception) as error:
             dead = dead_services()
-            if not dead:
+            if started and not dead:
                 raise
+            what = f"Ray's {dead[0]} died" if dead else "Ray died"  # what killed it may kill it again while it starts
             if not left:
                 raise SetupError(
-                    f"Ray's {dead[0]} died {RAY_RESTARTS + 1} times on this machine; is its memory full? "
+                    f"{what} {RAY_RESTARTS + 1} times on this machine; is its memory full? "
                     f"The same command goes on from the last checkpoints"
                 ) from error
-            logger.warning("Ray's %s died on this machine; Ray is started again", dead[0])
+            logger.warning("%s on this machine; Ray is started again", what)
         stop()
-        start(settings)
+        started = False
         for digest in list(queue.running):
-            queue.release(digest, "crashed", f"Ray's {dead[0]} died")
+            queue.release(digest, "crashed", what)
 
 
 def _fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | None) -> None:

@@ -386,7 +386,8 @@ class DyingRay:
     """Stands for Ray: each of the first `deaths` launches ends with a dead raylet."""
 
     def __init__(self, deaths: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.deaths, self.fits, self.starts, self.dead = deaths, 0, 0, False
+        self.deaths, self.killed_starts = deaths, 0
+        self.fits, self.starts, self.dead = 0, 0, False
         monkeypatch.setattr(launch, "_fit", self.fit)
         monkeypatch.setattr(launch, "start", self.start)
         monkeypatch.setattr(launch, "stop", lambda: None)
@@ -401,6 +402,8 @@ class DyingRay:
 
     def start(self, *_: Any) -> None:
         self.starts, self.dead = self.starts + 1, False
+        if self.starts <= self.killed_starts:
+            raise SetupError("Ray does not start on this machine: timed out")
 
 
 def test_a_ray_that_dies_here_is_started_again_and_its_trials_get_another_turn(
@@ -421,6 +424,24 @@ def test_a_ray_that_dies_again_and_again_is_given_up(place: Any, monkeypatch: py
     DyingRay(99, monkeypatch)
     with pytest.raises(SetupError, match="Ray's raylet died 4 times on this machine"):
         launch.fit(queue, place.settings, Grouping(1, Room(None, None), place.settings.data))
+
+
+@pytest.mark.parametrize(("killed", "ends_well"), [(2, True), (3, False)])
+def test_a_ray_that_is_killed_while_it_starts_again_is_started_once_more(
+    killed: int, ends_well: bool, place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write()
+    queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
+    ray = DyingRay(1, monkeypatch)
+    ray.killed_starts = killed
+    grouping = Grouping(1, Room(None, None), place.settings.data)
+    if ends_well:
+        launch.fit(queue, place.settings, grouping)
+    else:
+        with pytest.raises(SetupError, match=r"^Ray died 4 times on this machine"):
+            launch.fit(queue, place.settings, grouping)
+    assert (ray.starts, ray.fits) == (3, 2 if ends_well else 1)
+    assert queue.failed == {}
 
 
 def test_an_error_that_is_not_rays_death_is_no_reason_to_start_it_again(
