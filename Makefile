@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 ## Chromium and its driver, for the tests that look at pages as a person does; pdfLaTeX with booktabs and siunitx, and pdftotext, for the tables; faketime, for another day;
-## PostgreSQL's programs, without the cluster that Debian would start; docker-compose, which checks compose.yaml without an engine; Slurm
+## PostgreSQL's programs, without the cluster that Debian would start; docker-compose, which checks compose.yaml without an engine; Slurm; g++, for torch.compile
 system-packages:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q chromium chromium-driver; }
@@ -49,6 +49,8 @@ system-packages:
 	    texlive-latex-base texlive-latex-recommended texlive-science poppler-utils; }
 	@command -v faketime >/dev/null || \
 	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends faketime; }
+	@command -v g++ >/dev/null || \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends g++; }
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
 	  { mkdir -p /etc/postgresql-common/createcluster.d && \
 	    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/no-main-cluster.conf && \

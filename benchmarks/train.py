@@ -1,6 +1,7 @@
 """Steps per second of our training loop against the loop that everyone copies (`benchmarks/plain.py`).
 
     python benchmarks/train.py [--steps 12] [--repeats 3] [--threads 2] [--workers 2] [--device cpu] [--only kd-wrn kd-resnet]
+    python benchmarks/train.py --passes compiled    (or cuda_graphs: whether they pay on this device)
     python benchmarks/train.py --groups 1 2 4 8 [--only kd-resnet]
     python benchmarks/train.py --trace traces
 
@@ -25,13 +26,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import plain
 import torch
 
 from trainers import models
-from trainers.config import DataSpec, Execution, Protocol, Trial, Upstream
+from trainers.config import DataSpec, Execution, Passes, Protocol, Trial, Upstream
 from trainers.data import DataSet, Info, Split
 from trainers.feed import Common
 from trainers.methods import Context, config_type, freeze, module
@@ -197,12 +198,12 @@ def setup_of(case: Case, trial: Trial, images: DataSet, device: torch.device, sc
 
 def ours(case: Case, arguments: argparse.Namespace, scratch: Path) -> Side:
     """The loop of `trainers`, in a process set up as a trial's."""
-    device, execution = torch.device(arguments.device), Execution.of_new(arguments.threads)
+    device, execution = torch.device(arguments.device), Execution.of_new(arguments.threads, arguments.passes)
     prepare_process(device, execution)
     trial = trial_of(case, arguments.steps, device, arguments.precision)
     images = images_of(max(case.images, arguments.steps * trial.protocol.batch_size), device)
     setup = setup_of(case, trial, images, device, scratch)
-    lay_out(setup, execution)
+    setup = lay_out(setup, execution)
     loop = make_loop(setup)
     if trial.kind == "datafree":
         return Side("ours", lambda: loop.run_epoch(0))
@@ -344,19 +345,20 @@ def lockstep(loops: Sequence[Loop]) -> None:
 def grouped(name: str, arguments: argparse.Namespace) -> list[str]:
     """The table of trials that share a teacher pass."""
     device, case = torch.device(arguments.device), CASES[name]
-    prepare_process(device, Execution.of_new(arguments.threads))
+    execution = Execution.of_new(arguments.threads, arguments.passes)
+    prepare_process(device, execution)
     images = images_of(arguments.steps * case.batch[device.type == "cuda"], device)
-    execution = Execution.of_new(arguments.threads)
 
     def loops(trials: Sequence[Trial], scratch: Path) -> list[Loop]:
         common, teacher, made = Common(), networks(case, device)[1], []
         for number, trial in enumerate(trials):
             setup = setup_of(case, trial, images, device, scratch / str(number), common=common, teacher=teacher)
-            lay_out(setup, execution)
-            made.append(make_loop(setup))
+            made.append(make_loop(lay_out(setup, execution)))
         return made
 
-    teacher = networks(case, device)[1].to(memory_format=torch.channels_last)
+    trials = variants(case, max(arguments.groups), arguments.steps, device, arguments.precision)
+    teacher = lay_out(setup_of(case, trials[0], images, device, Path()), execution).answering
+    assert teacher is not None
     shown = torch.randn(case.batch[device.type == "cuda"], 3, 32, 32, device=device)
 
     def teacher_only() -> None:
@@ -364,7 +366,6 @@ def grouped(name: str, arguments: argparse.Namespace) -> list[str]:
             for _ in range(arguments.steps):
                 teacher(shown)
 
-    trials = variants(case, max(arguments.groups), arguments.steps, device, arguments.precision)
     alone = trials[: len(VARIED)]
     with tempfile.TemporaryDirectory() as scratch:
         runs = [(trial.method, [trial]) for trial in alone]
@@ -418,6 +419,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader (default 2)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours")
+    parser.add_argument(
+        "--passes", choices=get_args(Passes), default="eager", help="how ours runs networks (default eager)"
+    )
     parser.add_argument("--only", nargs="+", choices=sorted(CASES), help="cases (default: all)")
     parser.add_argument("--groups", nargs="+", type=int, help="trials that share a teacher pass, 1 among them")
     parser.add_argument("--trace", type=Path, help="folder for traces of ours")

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
@@ -115,6 +115,11 @@ def parser() -> argparse.ArgumentParser:
             type=_gpu,
             metavar="G|auto",
             help="GPUs of a trial: 1, a share such as 0.25, 0 for none, or auto: as much of one as its memory takes",
+        )
+        verb.add_argument(
+            "--passes",
+            choices=get_args(spec.Passes),
+            help="how networks are run in updates (default: the profile's or file's, else eager)",
         )
         size = verb.add_mutually_exclusive_group()
         size.add_argument(
@@ -245,20 +250,23 @@ def _gpu(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of GPUs nor {AUTO!r}") from None
 
 
-def _asked(arguments: argparse.Namespace) -> dict[str, float]:
-    """Resources of a trial that the command line gives; with `--gpu auto` a whole GPU, until its memory is known.
+def _asked(arguments: argparse.Namespace) -> dict[str, float | str]:
+    """Resources of a trial that the command line gives; with `--gpu auto` a whole GPU, until its memory is known."""
+    given = {name: getattr(arguments, name, None) for name in ("cpu", "gpu", "passes")}
+    return {name: 1.0 if value == AUTO else value for name, value in given.items() if value is not None}
 
-    Raises:
-        SpecError: there is no such amount.
-    """
-    given = {"cpu": getattr(arguments, "cpu", None), "gpu": getattr(arguments, "gpu", None)}
-    asked = {name: 1.0 if value == AUTO else value for name, value in given.items() if value is not None}
+
+def _require_resources(plan: Plan) -> None:
+    """Raises SpecError where the command line gives what no trial can have, or not with what the plan's own resources are."""
     try:
-        spec.Resources.model_validate(asked)
+        _ = plan.resources
     except ValidationError as error:
-        faults = [f"--{fault['loc'][0]} {fault['input']:g}: {fault['msg']}" for fault in error.errors()]
-        raise SpecError(*faults) from None
-    return asked
+        raise SpecError(*(_placing_fault(fault) for fault in error.errors())) from None
+
+
+def _placing_fault(fault: Mapping[str, Any]) -> str:
+    says = str(fault["msg"]).removeprefix("Value error, ")
+    return f"--{fault['loc'][0]} {fault['input']:g}: {says}" if fault["loc"] else says
 
 
 def _weight(text: str) -> float:
@@ -304,6 +312,7 @@ def _plans(arguments: argparse.Namespace, settings: Settings, names: Sequence[st
                 name, profile, settings.state, settings.data, seeds=getattr(arguments, "seeds", None), only=only
             )
             plan.asked = asked
+            _require_resources(plan)
             plans.append(plan)
         except SpecError as error:
             faults += error.faults
@@ -741,9 +750,25 @@ def _summary(settings: Settings, queue: Any, complete: bool) -> int:
         _say(f"FAILED ... and {len(queue.failed) - FAILURES_SHOWN} more")
     if not complete:
         _say("some cells are missing; `sweep why` groups the causes")
+    for line in _stayed_eager(settings, queue):
+        _say(line)
     where = settings.tracking_uri if settings.tracking_uri.startswith("http") else "`sweep ui`"
     _say(f"browse the runs: {settings_module.shown(where)}")
     return 0 if complete else 1
+
+
+def _stayed_eager(settings: Settings, queue: Any) -> list[str]:
+    """Of trials whose passes were to be compiled: how many were not, for each cause."""
+    from collections import Counter
+
+    from sweeps.provenance import stayed_eager
+    from trainers.attempts import read_status
+
+    wanted = [digest for digest in queue.trials if queue.resources(digest).passes != "eager"]
+    causes = Counter(
+        cause for digest in wanted for cause in set(stayed_eager(read_status(settings.state, digest).folder))
+    )
+    return [f"eager in {count} of {len(wanted)} trials: {cause}" for cause, count in causes.most_common()]
 
 
 def verb_status(arguments: argparse.Namespace, settings: Settings) -> int:

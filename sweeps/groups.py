@@ -68,7 +68,7 @@ def size(*, alike: int, ready: int, running: int, free: int, places: int, most: 
 def likeness(trial: Trial, resources: Resources) -> Hashable:
     """Equal for trials that may be members of one group; None for one that shares with nobody."""
     key = feed.key(trial)
-    return None if key is None else (*key, resources.cpu, resources.gpu)
+    return None if key is None else (*key, resources.cpu, resources.gpu, resources.passes)
 
 
 def measured(plan: Plan) -> bool:

@@ -154,6 +154,7 @@ class QueueSearcher(Searcher):
             "data": str(self.settings.data),
             "device": wanted.device,
             "threads": wanted.threads,
+            "passes": wanted.passes,
             "cpu": cpu,
             "gpu": gpu,
             "path": [path for path in sys.path if path],

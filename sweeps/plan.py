@@ -37,7 +37,7 @@ class Plan:
         selected: cells that were asked for (`--only`).
         notes, mapped: constants that the profile scaled, and names that it replaced.
         probes: one suggestion a searched cell might make; it shows what data a search needs.
-        asked: resources that the command line wants others of, by name.
+        asked: resources that the command line wants others of, by name; `resources` raises ValidationError where there are none such.
     """
 
     experiment: Experiment
@@ -51,7 +51,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     mapped: list[str] = field(default_factory=list)
     probes: list[Trial] = field(default_factory=list)
-    asked: Mapping[str, float] = field(default_factory=dict)
+    asked: Mapping[str, float | str] = field(default_factory=dict)
 
     @property
     def data(self) -> list[DataSpec]:
@@ -64,7 +64,8 @@ class Plan:
 
     @property
     def resources(self) -> spec.Resources:
-        return (self.profile.resources or self.experiment.file.resources).model_copy(update=dict(self.asked))
+        own = self.profile.resources or self.experiment.file.resources
+        return spec.Resources.model_validate(own.model_dump() | dict(self.asked))
 
     def add(self, trial: Trial, name: str) -> str:
         """Adds a trial after its upstream trials; returns its digest."""

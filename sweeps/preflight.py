@@ -290,7 +290,7 @@ def pool_bytes(trial: Trial, info: Info) -> int:
 def gpu_bytes(trial: Trial, info: Info) -> float:
     """Memory that a trial takes on a GPU at the least.
 
-    Weights of both networks; of the student also gradients, the optimiser's state, and half of what its layers put out for
+    Weights of both networks, the teacher's a second time with BatchNorm folded in; of the student also gradients, the optimiser's state, and half of what its layers put out for
     a batch of all views (the other half is taken to be changed in place). Workspaces and the teacher's pass come on top.
     """
     student = weights_bytes(trial.student, info)
@@ -303,7 +303,7 @@ def gpu_bytes(trial: Trial, info: Info) -> float:
         views = VIEWS[methods.views(trial.method, config)].count
     outputs = _output_bytes(trial.student, info.classes, info.channels, info.size)
     activations = outputs / 2 * trial.protocol.batch_size * views / (2 if trial.precision == "bf16" else 1)
-    return checkpoint_bytes(trial, student) + student + teacher + activations + pool_bytes(trial, info)
+    return checkpoint_bytes(trial, student) + student + 2 * teacher + activations + pool_bytes(trial, info)
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ from sweeps.queue import Queue
 from sweeps.spec import Resources
 from trainers import attempts, methods, provenance
 from trainers.attempts import State, Status, read_status
-from trainers.config import Execution, Trial
+from trainers.config import Execution, Passes, Trial
 from trainers.data._views import VIEWS
 from trainers.errors import TrainerError
 
@@ -190,7 +190,7 @@ def probe(plans: Sequence[Plan], state_root: Path, data_root: Path) -> tuple[dic
             continue
         device, threads = _place(item.resources)
         try:
-            execution = Execution.of_new(max(1, threads))
+            execution = Execution.of_new(max(1, threads), item.resources.passes)
             found[item.key] = timing.probe_s(item.trial, data_root, device=device, execution=execution)
         except (TrainerError, OSError, RuntimeError) as error:
             problems.append(f"{name}: {str(error).splitlines()[0]}")
@@ -234,12 +234,13 @@ def comparison(planned: Price, trial_hours: float, gpu_hours: float) -> str:
     return f"price: planned {span(planned.trial.mean)} (80 %: {planned.trial.interval()}), took {took}: {verdict} the interval"
 
 
-def cost_key(trial: Trial, device: str, threads: int) -> str:
-    """What costs time: kind, method, networks, data, recipe, precision, views or synthesised images, device, threads.
+def cost_key(trial: Trial, device: str, threads: int, passes: Passes = "eager") -> str:
+    """What costs time: kind, method, networks, data, recipe, precision, views or synthesised images, passes, device, threads.
 
     Args:
         device: "cuda" or "cpu"; empty where it was not recorded.
         threads: of a trial on a CPU, else 0.
+        passes: see `Execution.passes`.
 
     Raises:
         TrainerError, ValueError: the method is not there any more, or takes other hyper-parameters.
@@ -253,6 +254,7 @@ def cost_key(trial: Trial, device: str, threads: int) -> str:
         trial.protocol.digest_fields(),
         trial.precision,
         _work(trial),
+        *([] if passes == "eager" else [passes]),
         device,
         threads,
     ]
@@ -275,7 +277,7 @@ def expectations(state_root: Path, data_root: Path) -> Callable[[Trial, Resource
     records = _records(state_root, data_root)
 
     def expected(trial: Trial, resources: Resources) -> tuple[str, Source | None, float]:
-        key = cost_key(trial, *_place(resources))
+        key = _key(trial, resources)
         item = _priced(_Left(trial, resources, key, 1.0), records, {}, data_root)
         return key, item.source, item.seconds
 
@@ -310,9 +312,10 @@ def finished(state_root: Path) -> Iterator[Finished]:
             seconds = float(json.loads(file.read_text())["time/total_s"])
             made = provenance.read(read_status(state_root, file.parent.name).folder)
             device = str(made.get("device", ""))
-            threads = int(content["execution"]["threads"]) if device == "cpu" else 0
+            execution = Execution.model_validate(content["execution"])
+            threads = execution.threads if device == "cpu" else 0
             trial = Trial.model_validate(content["trial"])
-            key = cost_key(trial, device, threads)
+            key = cost_key(trial, device, threads, execution.passes)
         except (OSError, ValueError, KeyError, TrainerError):
             continue  # of an older layout or of a method that is gone: it only fails to inform the estimate
         yield Finished(trial, key, seconds, device, threads, int(made.get("together", 1)))
@@ -346,6 +349,10 @@ def _recorded(key: str, records: Records) -> Sequence[float]:
     return [*records.get(key, ()), *records.get(json.dumps([*parts, "", 0], sort_keys=True), ())]
 
 
+def _key(trial: Trial, resources: Resources) -> str:
+    return cost_key(trial, *_place(resources), resources.passes)
+
+
 def _place(resources: Resources) -> tuple[str, int]:
     """Device and threads of trials with these resources, as a worker sets them."""
     return resources.device, 0 if resources.gpu else resources.threads
@@ -363,9 +370,9 @@ def _left(plans: Sequence[Plan], state_root: Path, to_come: Mapping[str, int]) -
             if trial.digest() in seen or status.state is State.DONE:
                 continue
             seen.add(trial.digest())
-            yield _Left(trial, plan.resources, cost_key(trial, *_place(plan.resources)), _share_left(trial, status))
+            yield _Left(trial, plan.resources, _key(trial, plan.resources), _share_left(trial, status))
         for trial in plan.probes:
-            key = cost_key(trial, *_place(plan.resources))
+            key = _key(trial, plan.resources)
             yield from [_Left(trial, plan.resources, key, 1.0)] * suggestions
 
 

@@ -32,7 +32,13 @@ def tags_of(attempt: Path | None) -> dict[str, str]:
         "sweeps.device": made["device"],
         "sweeps.device_name": made["device_name"],
         "sweeps.data_sha256": made["data_sha256"],
+        **({"sweeps.stayed_eager": "\n".join(stayed_eager(attempt))} if stayed_eager(attempt) else {}),
     }
+
+
+def stayed_eager(attempt: Path | None) -> list[str]:
+    """Networks that were not compiled though that was asked for, and why."""
+    return [str(each) for each in provenance.read(attempt).get("stayed_eager", ())]
 
 
 def patch_of(state_root: Path, attempt: Path | None) -> str:

@@ -188,7 +188,8 @@ class Queue:
 
     def _execution(self, digest: str) -> Execution:
         fixed = fixed_execution(self.state_root, digest)
-        return fixed or Execution.of_new(self.resources(digest).threads)
+        wanted = self.resources(digest)
+        return fixed or Execution.of_new(wanted.threads, wanted.passes)
 
     def _startable(self) -> list[str]:
         """Digests of the waiting that nothing this launch knows of holds back."""

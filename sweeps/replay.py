@@ -263,6 +263,9 @@ def changes(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     ):
         if recorded[key] != here[key]:
             found.append(f"{what} {_brief(recorded[key])} -> {_brief(here[key])}")
+    there, now = ("; ".join(made.get("stayed_eager", ())) or "none" for made in (recorded, here))
+    if there != now:
+        found.append(f"networks that were not compiled: {there} -> {now}")
     return found
 
 

@@ -24,6 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from sweeps.errors import SpecError
 
 Scalar = str | int | float | bool
+Passes = Literal["eager", "compiled", "cuda_graphs"]
+"""As `trainers.config` has it, which is not needed for reading files."""
 Match = dict[str, Scalar | list[Scalar]]
 
 NAMED = ("protocol", "teacher_protocol", "data")
@@ -142,10 +144,11 @@ class Report(Strict):
 
 
 class Resources(Strict):
-    """What Ray reserves for one trial."""
+    """What Ray reserves for one trial, and how its networks are run there."""
 
     cpu: float = Field(1, gt=0, strict=False)
     gpu: float = Field(0, ge=0, strict=False)
+    passes: Passes = "eager"
 
     @field_validator("gpu")
     @classmethod
@@ -153,6 +156,14 @@ class Resources(Strict):
         if gpu > 1 and gpu != int(gpu):
             raise ValueError("a part of one GPU, or a whole number of them")
         return gpu
+
+    @model_validator(mode="after")
+    def _graphs_are_of_a_gpu(self) -> Resources:
+        if self.passes == "cuda_graphs" and not self.gpu:
+            raise ValueError(
+                "passes 'cuda_graphs' needs a GPU, and these resources have none; give gpu = 1, or 'compiled'"
+            )
+        return self
 
     @property
     def device(self) -> str:

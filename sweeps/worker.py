@@ -95,7 +95,7 @@ class TrialRunner(tune.Trainable):
             Path(config["state"]),
             Path(config["data"]),
             device=config["device"],
-            execution=Execution.of_new(config["threads"]),
+            execution=Execution.of_new(config["threads"], config["passes"]),
         )
 
 

@@ -34,6 +34,7 @@ HELPERS = (
     "trainers.data._views",
     "trainers.dot",
     "trainers.feed",
+    "trainers.passes",
     "trainers.updates",
     "trainers.seeding",
 )

@@ -8,10 +8,11 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 
-from trainers.config import Execution, Trial
+from trainers.config import Execution, Passes, Trial
 from trainers.errors import TrainerError
 
 
@@ -31,6 +32,12 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument("--device", default="cpu", help="torch device (default cpu)")
     run.add_argument(
         "--threads", type=int, default=1, help="CPU threads of a trial that was never claimed before (default 1)"
+    )
+    run.add_argument(
+        "--passes",
+        choices=get_args(Passes),
+        default="eager",
+        help="how networks are run in updates of such a trial (default eager)",
     )
     models = _verb(
         verbs,
@@ -85,7 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 arguments.state,
                 arguments.data,
                 device=arguments.device,
-                execution=Execution.of_new(arguments.threads),
+                execution=Execution.of_new(arguments.threads, arguments.passes),
             ):
                 pass
         except Busy as error:

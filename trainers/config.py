@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Precision = Literal["fp32", "bf16"]
+Passes = Literal["eager", "compiled", "cuda_graphs"]
 
 
 class Frozen(BaseModel):
@@ -181,11 +182,25 @@ class Execution(Frozen):
     memory_format: Literal["contiguous", "channels_last"] = Field(
         "contiguous", description="how the networks' weights, and with them all feature maps, lie in memory"
     )
+    folded_teacher: bool = Field(
+        False,
+        description="the teacher answers batches with its BatchNorm layers folded into the convolutions before them",
+    )
+    fused_optimizer: bool = Field(False, description="one kernel for an update, not one for each operation and weight")
+    passes: Passes = Field(
+        "eager", description="how networks are run in updates: eager, by torch.compile, or by that with CUDA graphs"
+    )
 
     @classmethod
-    def of_new(cls, threads: int) -> Execution:
-        """What a trial that nobody has begun is trained with: the formats that convolutions are fastest in."""
-        return cls(threads=threads, memory_format="channels_last")
+    def of_new(cls, threads: int, passes: Passes = "eager") -> Execution:
+        """What a trial that nobody has begun is trained with: whatever is fastest, and compiled passes where they were asked for."""
+        return cls(
+            threads=threads,
+            memory_format="channels_last",
+            folded_teacher=True,
+            fused_optimizer=True,
+            passes=passes,
+        )
 
 
 class Trial(Frozen):

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainers.errors import ConfigError
-from trainers.methods import Context, DataFreeMethod, Output, module
-from trainers.models import Network
+from trainers.methods import Context, DataFreeMethod, module
 from trainers.train import Row, Setup, StudentLoop
 from trainers.updates import Sums, clip_gradients, make_optimizer, require_finite, set_learning_rate
 
@@ -24,11 +22,11 @@ class DataFreeLoop(StudentLoop):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         trial = setup.trial
-        if trial.protocol.updates_per_epoch is None or setup.teacher is None:
+        if trial.protocol.updates_per_epoch is None or setup.teacher is None or setup.answering is None:
             raise ConfigError(
                 f"protocol {trial.protocol.name!r}: a data-free method needs updates_per_epoch and a teacher"
             )
-        self.teacher = setup.teacher
+        self.teacher = setup.answering
         self.total_epochs = trial.protocol.epochs
         self.updates_per_epoch = trial.protocol.updates_per_epoch
         file = module(trial.method)
@@ -41,12 +39,13 @@ class DataFreeLoop(StudentLoop):
             setup.device,
             setup.images.train.labels,
             setup.pool_folder,
+            setup.execution.fused_optimizer,
         )
         self.method: DataFreeMethod = file.Method(file.Config.model_validate(dict(trial.hparams)), context)
-        self.optimizer = make_optimizer(trial, self.student.parameters())
+        self.optimizer = make_optimizer(trial, self.student.parameters(), fused=setup.execution.fused_optimizer)
 
     def run_epoch(self, epoch: int) -> Row:
-        trial, device = self.setup.trial, self.setup.device
+        trial, device, passes = self.setup.trial, self.setup.device, self.setup.passes
         rate = set_learning_rate(self.optimizer, trial, epoch)
         self.method.start_epoch(epoch)
         sums, seen = Sums(), 0
@@ -61,11 +60,12 @@ class DataFreeLoop(StudentLoop):
             self.student.requires_grad_(True)
             self.student.train()
             for _ in range(min(self.method.student_steps, self.updates_per_epoch - first)):
+                passes.next_batch()
                 with autocast:
                     images = self.method.images()
                     with torch.no_grad():
-                        teacher = self._answer(self.teacher, images)
-                    student = self._answer(self.student, images)
+                        teacher = passes.answer(self.teacher, images, self.method.needs_features)
+                    student = passes.answer(self.student, images, self.method.needs_features)
                 terms, logged = self.method.student_terms(student, teacher)
                 loss = torch.stack(list(terms.values())).sum()
                 self.optimizer.zero_grad(set_to_none=True)
@@ -82,12 +82,6 @@ class DataFreeLoop(StudentLoop):
         row["train/lr"] = rate
         row["train/images_per_s"] = seen / (time.perf_counter() - started)
         return row
-
-    def _answer(self, network: Network, images: Tensor) -> Output:
-        if not self.method.needs_features:
-            return Output(network(images))
-        features = network.features(images)
-        return Output(features.logits, features)
 
     def state_dict(self) -> dict[str, Any]:
         return {

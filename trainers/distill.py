@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trainers.dot import DOT, dot_step
-from trainers.feed import Feed, answer
+from trainers.feed import Feed
 from trainers.methods import Batch, Context, DistillMethod, FirstStage, Terms, module
 from trainers.train import Setup, Step, Steps, StudentLoop
 from trainers.updates import Sums, clip_gradients, make_optimizer, require_finite, set_learning_rate
@@ -37,6 +37,7 @@ class DistillLoop(StudentLoop):
             setup.device,
             setup.images.train.labels,
             setup.pool_folder,
+            setup.execution.fused_optimizer,
         )
         self.method: DistillMethod = file.Method(file.Config.model_validate(dict(trial.hparams)), context)
         self.stage = self.method.first_stage
@@ -44,13 +45,18 @@ class DistillLoop(StudentLoop):
         self.total_epochs = self.first_epochs + trial.protocol.epochs
         assert "student" not in self.method.modules, "the name of the student itself"
         self.trained = nn.ModuleDict({"student": setup.student, **self.method.modules})
-        split = trial.protocol.optimizer == "dot"
+        fused = setup.execution.fused_optimizer
         self.optimizer = (
-            DOT.of(trial.protocol, self._optimised()) if split else make_optimizer(trial, self._optimised())
+            DOT.of(trial.protocol, self._optimised())
+            if trial.protocol.optimizer == "dot"
+            else make_optimizer(trial, self._optimised(), fused=fused)
         )
-        self.first_optimizer = None if self.stage is None else make_optimizer(trial, iter(self.stage.parameters))
+        self.first_optimizer = (
+            None if self.stage is None else make_optimizer(trial, iter(self.stage.parameters), fused=fused)
+        )
         self.feed = setup.common.once(
-            "feed", lambda: Feed(trial, setup.images, setup.teacher, setup.device, self.method.views)
+            "feed",
+            lambda: Feed(trial, setup.images, setup.answering, setup.device, self.method.views, setup.passes),
         )
         self.feed.join(self.method.needs_features)
 
@@ -90,7 +96,7 @@ class DistillLoop(StudentLoop):
             yield Step(epoch, step)
             shown = made()
             with torch.autocast(self.setup.device.type, torch.bfloat16, enabled=trial.precision == "bf16"):
-                student = answer(self.student, shown.images, self.method.needs_features)
+                student = self.setup.passes.answer(self.student, shown.images, self.method.needs_features)
             terms: Terms = terms_of(Batch(shown.rows, labels[shown.rows], student, shown.teacher, self.feed.count))
             loss = torch.stack(list(terms.values())).sum()
             if isinstance(optimizer, DOT):

@@ -15,6 +15,7 @@ from trainers.data._augment import standardise
 from trainers.data._views import VIEWS
 from trainers.methods import Output, module
 from trainers.models import Network
+from trainers.passes import Passes
 
 T = TypeVar("T")
 
@@ -69,14 +70,6 @@ def key(trial: Trial) -> tuple[Any, ...] | None:
     )
 
 
-def answer(network: Network, images: Tensor, needs_features: bool) -> Output:
-    """What `network` says to `images`, with its maps where they are looked at. The logits have the same bits either way."""
-    if not needs_features:
-        return Output(network(images))
-    features = network.features(images)
-    return Output(features.logits, features)
-
-
 class Feed:
     """The batches of every epoch, in the order of the seed's own stream.
 
@@ -84,13 +77,22 @@ class Feed:
     that asks for another batch than the newest or the next costs the others nothing but time.
 
     Args:
+        teacher: who answers; frozen, in eval mode.
         views: a name of `trainers.data._views`.
+        passes: of the trials that take part.
     """
 
     def __init__(
-        self, trial: Trial, images: DataSet, teacher: Network | None, device: torch.device, views: str
+        self,
+        trial: Trial,
+        images: DataSet,
+        teacher: Network | None,
+        device: torch.device,
+        views: str,
+        passes: Passes | None = None,
     ) -> None:
         self._trial, self._images, self._teacher, self._device = trial, images, teacher, device
+        self._passes = passes or Passes()
         self._views = VIEWS[views]
         self._needs_features = False
         self._epoch, self._step = -1, -1
@@ -139,6 +141,7 @@ class Feed:
                 while self._step < step:
                     rows, images = next(self._coming)
                     self._step += 1
+                self._passes.next_batch()
                 self._newest = Shown(rows, images, self._taught(images))
             except BaseException:
                 self._epoch = -1  # whoever asks next starts from an iterator that was not broken
@@ -152,4 +155,4 @@ class Feed:
             torch.autocast(self._device.type, torch.bfloat16, enabled=self._trial.precision == "bf16"),
             torch.no_grad(),
         ):
-            return answer(self._teacher, images, self._needs_features)
+            return self._passes.answer(self._teacher, images, self._needs_features)

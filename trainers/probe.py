@@ -62,7 +62,7 @@ class ProbeLoop(StudentLoop):
         self.classifier = student.classifier
         splits = [images.train, images.test, *([] if images.val is None else [images.val])]
         self.features = {id(split): self._features(student.trunk, split, setup.source) for split in splits}
-        self.optimizer = make_optimizer(trial, self.classifier.parameters())
+        self.optimizer = make_optimizer(trial, self.classifier.parameters(), fused=setup.execution.fused_optimizer)
 
     def _features(self, trunk: Network, split: Split, source: Info) -> Tensor:
         """Of the frozen trunk, as other probes of it may have computed them before."""

@@ -8,6 +8,7 @@ import json
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +54,12 @@ def record(state_root: Path, attempt: Path, device: torch.device, images: DataSe
     }
     checkpoint.replace_bytes(attempt / FILE, json.dumps(content, indent=1).encode())
     return str(content["data_sha256"])
+
+
+def note_eager(attempt: Path, faults: Sequence[str]) -> None:
+    """Adds which networks stayed eager where compiled passes were asked for, and why."""
+    content = read(attempt) | {"stayed_eager": list(faults)}
+    checkpoint.replace_bytes(attempt / FILE, json.dumps(content, indent=1).encode())
 
 
 def read(attempt: Path | None) -> dict[str, Any]:

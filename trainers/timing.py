@@ -75,7 +75,7 @@ def probe(
     prepare_process(place, execution)
     with tempfile.TemporaryDirectory() as scratch:
         setup = _setup(trial, data_root, place, Path(scratch))
-        lay_out(setup, execution)
+        setup = lay_out(setup, execution)
         loop: Any = make_loop(setup)
         updates = trial.protocol.updates_per_epoch or -(-len(setup.images.train) // trial.protocol.batch_size)
         cycle = getattr(loop.method, "student_steps", 1) if trial.kind == "datafree" else 1

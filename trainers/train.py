@@ -25,6 +25,8 @@ from trainers.errors import ConfigError, TrialError
 from trainers.feed import Common
 from trainers.methods import freeze, module
 from trainers.models import Network
+from trainers.models._folded import folded
+from trainers.passes import Passes
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +120,9 @@ class Setup:
         common: what the trial shares with others of its group.
         clock: seconds that this trial has had, from any start.
         answers: of finished networks to whole splits.
+        execution: how it is computed.
+        folded: the teacher with BatchNorm folded into its convolutions; None where there is none.
+        passes: how networks are asked in updates.
     """
 
     trial: Trial
@@ -130,6 +135,14 @@ class Setup:
     common: Common = field(default_factory=Common)
     clock: Callable[[], float] = time.perf_counter
     answers: Answers = field(default_factory=Answers)
+    execution: Execution = field(default_factory=Execution)
+    folded: Network | None = None
+    passes: Passes = field(default_factory=Passes)
+
+    @property
+    def answering(self) -> Network | None:
+        """Who answers batches; methods themselves look at `teacher`, which has all its layers."""
+        return self.teacher if self.folded is None else self.folded
 
 
 class StudentLoop:
@@ -226,7 +239,7 @@ def train_steps(
     common = common or Common()
     setup = _setup(trial, state_root, data_root, place, attempt / "pool", common)
     setup = replace(setup, clock=clock)
-    lay_out(setup, execution)
+    setup = lay_out(setup, execution)
     content = provenance.record(state_root, attempt, place, setup.images, together=common.size)
     setup = replace(setup, answers=Answers.of(state_root, execution, place, content))
     loop = make_loop(setup)
@@ -236,6 +249,7 @@ def train_steps(
     recorded = {loop.first_epochs + epoch for epoch in trial.protocol.artifact_epochs}
     artifact_epochs = {*recorded, loop.total_epochs - 1}
     finished = bool(progress.rows) and _reached(trial, progress.rows[-1])
+    noted = 0
     for number in range(len(progress.rows), loop.total_epochs):
         if finished:
             break
@@ -262,6 +276,9 @@ def train_steps(
             file, {"loop": loop.state_dict(), "rows": progress.rows, "best": progress.best, "kept": progress.kept}
         )
         faults.point("checkpoint-written")
+        if len(setup.passes.stayed_eager) > noted:
+            noted = len(setup.passes.stayed_eager)
+            provenance.note_eager(attempt, setup.passes.stayed_eager)
         yield Epoch(number, row, last=finished or number == loop.total_epochs - 1)
     if trial.protocol.stop_at_acc1_pct is not None and not finished:
         reached = max((row["test/acc1_pct"] for row in progress.rows), default=0.0)
@@ -327,13 +344,22 @@ def rows_in(checkpoint_file: Path) -> list[Row]:
     return rows
 
 
-def lay_out(setup: Setup, execution: Execution) -> None:
-    """Puts the networks into the memory format of the trial; the maps take theirs from the weights of the layers they pass."""
-    if setup.images.info.size < LARGE_PIXELS:
-        return
-    for network in (setup.student, setup.teacher):
-        if network is not None:
+def lay_out(setup: Setup, execution: Execution) -> Setup:
+    """Makes ready what the trial is computed with.
+
+    The networks go into their memory format; the maps take theirs from the weights of the layers they pass. What trials of
+    a group use together is made once.
+    """
+    teacher, common, info = setup.teacher, setup.common, setup.images.info
+    for network in (setup.student, teacher):
+        if network is not None and info.size >= LARGE_PIXELS:
             network.to(memory_format=MEMORY_FORMATS[execution.memory_format])  # type: ignore[call-overload]
+    without_norms = None
+    if teacher is not None and execution.folded_teacher:
+        blank = torch.zeros(1, info.channels, info.size, info.size, device=setup.device)
+        without_norms = common.once("folded", lambda: folded(teacher, blank))
+    passes = common.once("passes", lambda: Passes(execution.passes))
+    return replace(setup, execution=execution, folded=without_norms, passes=passes)
 
 
 def prepare_process(device: torch.device, execution: Execution) -> None:

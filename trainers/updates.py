@@ -58,15 +58,22 @@ def clip_gradients(trial: Trial, parameters: Iterator[torch.nn.Parameter]) -> No
         torch.nn.utils.clip_grad_norm_(parameters, trial.protocol.clip_norm)
 
 
-def make_optimizer(trial: Trial, parameters: Iterator[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The protocol's optimiser, on the student and what trains with it; SGD for DOT, which `trainers.dot` makes."""
+def make_optimizer(
+    trial: Trial, parameters: Iterator[torch.nn.Parameter], *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """The protocol's optimiser, on the student and what trains with it; SGD for DOT, which `trainers.dot` makes.
+
+    Args:
+        fused: one kernel for the whole update. The same arithmetic up to rounding.
+    """
     protocol = trial.protocol
     if protocol.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=protocol.lr, weight_decay=protocol.weight_decay)
+        return torch.optim.Adam(parameters, lr=protocol.lr, weight_decay=protocol.weight_decay, fused=fused or None)
     return torch.optim.SGD(
         parameters,
         lr=protocol.lr,
         momentum=protocol.momentum,
         weight_decay=protocol.weight_decay,
         nesterov=protocol.nesterov,
+        fused=fused or None,
     )

@@ -259,10 +259,12 @@ def test_resources_of_the_command_line_go_before_those_of_the_file(
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (("--gpu", "1.5"), "--gpu 1.5: Value error, a part of one GPU, or a whole number of them"),
+        (("--gpu", "1.5"), "--gpu 1.5: a part of one GPU, or a whole number of them"),
         (("--gpu", "-1"), "--gpu -1: Input should be greater than or equal to 0"),
         (("--cpu", "0"), "--cpu 0: Input should be greater than 0"),
         (("--cpu", "nan"), "--cpu nan: "),
+        (("--passes", "cuda_graphs"), "passes 'cuda_graphs' needs a GPU, and these resources have none; give gpu = 1"),
+        (("--passes", "quick"), "argument --passes: invalid choice: 'quick' (choose from"),
         (("--gpu", "much"), "'much' is neither a number of GPUs nor 'auto'"),
     ],
 )

@@ -70,6 +70,7 @@ def test_trials_of_one_teacher_are_alike_and_their_teacher_is_like_nobody(place:
     assert likeness(teacher, CPU) is None
     assert likeness(one, CPU) == likeness(other, CPU) is not None
     assert likeness(one, CPU) != likeness(other, Resources(cpu=2))
+    assert likeness(one, CPU) != likeness(other, Resources(cpu=1, passes="compiled"))
     assert likeness(one, CPU) != likeness(one.model_copy(update={"seed": 1}), CPU)
 
 

@@ -191,7 +191,8 @@ def test_the_key_holds_what_costs_time_and_nothing_else(place: Any) -> None:
     assert key("adi", iterations=50) != key("adi", iterations=25)
     assert key("cudfkd", alpha=0.3) == key("cudfkd", alpha=0.4)
     seeded = by_method["cudfkd"].model_copy(update={"seed": 9})
-    assert prices.cost_key(seeded, "cpu", 1) == key("cudfkd")
+    assert prices.cost_key(seeded, "cpu", 1) == prices.cost_key(seeded, "cpu", 1, "eager") == key("cudfkd")
+    assert prices.cost_key(seeded, "cpu", 1, "compiled") != key("cudfkd")
 
 
 def test_a_search_is_priced_by_its_first_suggestion_times_what_is_wanted(place: Any, search_text: str) -> None:

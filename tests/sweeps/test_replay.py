@@ -98,12 +98,14 @@ def test_what_changed_since_is_named(place: Any, student: Trial, run_sweep: Run)
     made = json.loads(file.read_text())
     made["versions"]["torch"], made["commit"] = "1.0.0", "0123456789" * 4
     made["data_sha256"] = "f" * 64
+    made["stayed_eager"] = ["VGG in eval mode: no compiler"]
     file.write_text(json.dumps(made))
     code, out, _ = run_sweep("replay", student.digest()[:12])
     assert code == 0
     assert f"changed since: torch 1.0.0 -> {torch.__version__}" in out
     assert "changed since: commit 012345678901 -> " in out
     assert "changed since: images ffffffffffff -> " in out
+    assert "changed since: networks that were not compiled: VGG in eval mode: no compiler -> none" in out
 
 
 def test_a_trial_without_weights_or_record_is_compared_by_its_rows(place: Any, student: Trial, run_sweep: Run) -> None:

@@ -90,6 +90,7 @@ def test_a_run_says_what_its_own_worker_was_made_with(mirrored: Mirrored) -> Non
     attempt = mirrored.place.train(mirrored.first)
     made = {"commit": "abc+dirty", "patch": "f" * 64, "versions": {"python": "3.11.1", "torch": "2.11.0"}}
     made |= {"device": "cuda", "device_name": "NVIDIA H200", "data_sha256": "e" * 64}
+    made |= {"stayed_eager": ["VGG in eval mode: no compiler"]}
     (attempt.folder / "made_with.json").write_text(json.dumps(made))
     (mirrored.place.state / "patches").mkdir()
     (mirrored.place.state / "patches" / f"{'f' * 64}.patch").write_text("diff --git a/x b/x\n")
@@ -100,6 +101,7 @@ def test_a_run_says_what_its_own_worker_was_made_with(mirrored: Mirrored) -> Non
     assert tags["sweeps.versions"] == "python==3.11.1 torch==2.11.0"
     assert (tags["sweeps.device"], tags["sweeps.device_name"]) == ("cuda", "NVIDIA H200")
     assert tags["sweeps.data_sha256"] == "e" * 64
+    assert tags["sweeps.stayed_eager"] == "VGG in eval mode: no compiler"
     file = mirrored.client.download_artifacts(run.info.run_id, "code.patch")
     assert Path(file).read_text() == "diff --git a/x b/x\n"
 

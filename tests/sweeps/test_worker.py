@@ -64,6 +64,7 @@ def config(place: Any, *trials: Trial, watch: tuple[str, ...] = ()) -> dict[str,
         "data": str(place.settings.data),
         "device": "cpu",
         "threads": 1,
+        "passes": "eager",
         "path": [],
     }
 

@@ -148,7 +148,7 @@ def test_threads_are_fixed_by_the_first_claim(trial: Trial, tmp_path: Path) -> N
     with claim(trial, tmp_path, ONE) as attempt:
         assert attempt.execution.threads == 3
     content = json.loads((attempt.trial_dir / "trial.json").read_text())
-    assert content["execution"] == {"threads": 3, "memory_format": "contiguous"}
+    assert content["execution"] == Execution(threads=3).model_dump()
     assert Trial.model_validate(content["trial"]).digest() == trial.digest()
 
 
@@ -160,7 +160,7 @@ def test_trial_json_is_written_by_the_next_when_the_first_was_killed(
     monkeypatch.undo()
     claim(trial, tmp_path, ONE).release()
     content = json.loads((trial_folder(tmp_path, trial.digest()) / "trial.json").read_text())
-    assert content["execution"] == {"threads": 3, "memory_format": "contiguous"}
+    assert content["execution"] == Execution(threads=3).model_dump()
 
 
 # ---- several processes ----

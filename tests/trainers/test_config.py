@@ -166,7 +166,7 @@ def test_imported_weights_count_by_content_not_by_place() -> None:
 
 
 def test_threads_and_paths_are_not_part_of_a_trial() -> None:
-    assert set(Execution.model_fields) == {"threads", "memory_format"}
+    assert set(Execution.model_fields) == {"threads", "memory_format", "folded_teacher", "fused_optimizer", "passes"}
     assert not {"threads", "device", "data_root", "workers", "label", "experiment"} & set(Trial.model_fields)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from trainers import attempts, checkpoint, feed, models
+from trainers import attempts, checkpoint, feed, models, passes
 from trainers.attempts import State, read_status
-from trainers.config import Trial
+from trainers.config import Execution, Trial
 from trainers.errors import ConfigError
 from trainers.group import Ended, Stopwatch, run_group
 from trainers.methods import config_type
@@ -20,6 +20,7 @@ from trainers.run import run_trial
 from trainers.train import Epoch, trial_folder
 
 MEASURED = ("time/", "train/images_per_s", "train/peak_memory_mib", "timestamp_ms")
+EXECUTIONS = pytest.mark.parametrize("execution", [Execution(), Execution.of_new(1)], ids=["plain", "new"])
 METHODS = {
     "kd": {},
     "dkd": {},
@@ -54,22 +55,28 @@ def require_same_bits(trials: list[Trial], alone: Path, together: Path) -> None:
         assert weights(trial, alone) == weights(trial, together), trial.method
 
 
-def test_every_trial_of_a_group_has_the_bits_it_has_alone(tiny: Any, new_root: Callable[[], Path]) -> None:
+@EXECUTIONS
+def test_every_trial_of_a_group_has_the_bits_it_has_alone(
+    execution: Execution, tiny: Any, new_root: Callable[[], Path]
+) -> None:
     trials = [trial_of(tiny, name, hparams) for name, hparams in METHODS.items()]
     trials.append(trial_of(tiny, "kd", {}, epochs=3, lr=0.01))  # another recipe for the student, the same images
     alone, together = new_root(), new_root()
     for trial in trials:
-        list(run_trial(trial, alone, alone))
-    assert ends(run_group(trials, together, together)) == dict.fromkeys(range(len(trials)))
+        list(run_trial(trial, alone, alone, execution=execution))
+    assert ends(run_group(trials, together, together, execution=execution)) == dict.fromkeys(range(len(trials)))
     require_same_bits(trials, alone, together)
 
 
-def test_methods_that_turn_their_images_form_a_group(tiny: Any, new_root: Callable[[], Path]) -> None:
+@EXECUTIONS
+def test_methods_that_turn_their_images_form_a_group(
+    execution: Execution, tiny: Any, new_root: Callable[[], Path]
+) -> None:
     trials = [trial_of(tiny, "pckd", {"beta_cc": value}) for value in (0.05, 0.1)]
     alone, together = new_root(), new_root()
     for trial in trials:
-        list(run_trial(trial, alone, alone))
-    assert ends(run_group(trials, together, together)) == {0: None, 1: None}
+        list(run_trial(trial, alone, alone, execution=execution))
+    assert ends(run_group(trials, together, together, execution=execution)) == {0: None, 1: None}
     require_same_bits(trials, alone, together)
 
 
@@ -90,7 +97,7 @@ def test_logits_have_the_same_bits_with_maps() -> None:
     for name in ("resnet8", "wrn_16_2", "vgg8", "mobilenetv2_small", "shufflev1", "resnet8x4"):
         network = models.build(name, classes=10, channels=3, size=32, seed=0, role="teacher").eval()
         with torch.no_grad():
-            assert torch.equal(feed.answer(network, images, False).logits, feed.answer(network, images, True).logits)
+            assert torch.equal(passes.eager(network, images, False).logits, passes.eager(network, images, True).logits)
 
 
 def test_a_continued_trial_waits_for_the_others(tiny: Any, new_root: Callable[[], Path]) -> None:
@@ -107,12 +114,15 @@ def test_a_continued_trial_waits_for_the_others(tiny: Any, new_root: Callable[[]
     require_same_bits([ahead, behind], alone, together)
 
 
-def test_a_group_that_is_broken_off_can_be_continued(tiny: Any, new_root: Callable[[], Path]) -> None:
+@EXECUTIONS
+def test_a_group_that_is_broken_off_can_be_continued(
+    execution: Execution, tiny: Any, new_root: Callable[[], Path]
+) -> None:
     trials = [trial_of(tiny, name, METHODS[name], epochs=3) for name in ("kd", "crd")]
     alone, together = new_root(), new_root()
     for trial in trials:
-        list(run_trial(trial, alone, alone))
-    broken = run_group(trials, together, together)
+        list(run_trial(trial, alone, alone, execution=execution))
+    broken = run_group(trials, together, together, execution=execution)
     for _ in range(3):
         next(broken)
     broken.close()

@@ -13,6 +13,7 @@ import torch
 
 from trainers import provenance
 from trainers.attempts import read_status
+from trainers.config import Execution
 from trainers.data import DataSet, Info, Split
 from trainers.run import run_trial
 
@@ -127,6 +128,25 @@ def test_every_attempt_of_a_trial_records_what_it_is_made_with(tiny: Any, root: 
     assert (made[0]["device"], len(made[0]["data_sha256"])) == ("cpu", 64)
     assert provenance.patch_file(root, made[0]["patch"]).read_text() == provenance.patch()
     assert len(list((root / provenance.PATCHES).iterdir())) == 1
+
+
+def test_networks_that_stayed_eager_are_noted_once_they_are_known(
+    tiny: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their causes are in the record of the attempt beside what it had before."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no working compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    trial = tiny.kd(epochs=1)
+    list(run_trial(trial, root, root, execution=Execution.of_new(1, "compiled")))
+    made = provenance.read(read_status(root, trial.digest()).folder)
+    assert made["stayed_eager"] == [
+        "ResNetCifar in eval mode: no working compiler",
+        "ResNetCifar in training mode: no working compiler",
+    ]
+    assert made["commit"] == provenance.commit()
 
 
 def test_an_attempt_without_a_record_has_none(tmp_path: Path) -> None:

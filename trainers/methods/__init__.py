@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam
 
 from trainers import registry
 from trainers.config import MethodConfig
@@ -36,6 +37,7 @@ class Context:
         device: where the tensors are.
         labels: (N,) int64, of the training split, on `device`; a data-free method never looks at them.
         pool_folder: for files that are written once and that the method's state refers to; they follow a continued trial.
+        fused_optimizer: of `adam`.
     """
 
     student: Network
@@ -46,6 +48,7 @@ class Context:
     device: torch.device
     labels: Tensor
     pool_folder: Path
+    fused_optimizer: bool = False
 
     @property
     def frozen(self) -> Network:
@@ -62,6 +65,10 @@ class Context:
             if weight.dim() == 4
         )
         return torch.channels_last if any(last) else torch.contiguous_format
+
+    def adam(self, parameters: Iterable[Tensor], *, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> Adam:
+        """The optimiser of what a method trains besides the student: a generator, images, a head."""
+        return Adam(parameters, lr=lr, betas=betas, fused=self.fused_optimizer or None)
 
 
 class Output(NamedTuple):

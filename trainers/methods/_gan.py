@@ -60,7 +60,7 @@ class GeneratorMethod(ABC):
         self.context = context
         self.student_steps: int = config.student_steps
         self.generator = self.new_generator().to(memory_format=context.memory_format)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = context.adam(
             self.generator.parameters(), lr=config.generator_lr, betas=(config.generator_beta1, config.generator_beta2)
         )
         self.latents = seeding.stream(context.seed, "latent", 0, device=context.device)

@@ -130,7 +130,7 @@ class NovelMethod(ABC):
             seed=context.seed,
             device=context.device,
         )
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.generator_lr)
+        self.optimizer = context.adam(self.generator.parameters(), lr=config.generator_lr)
         self.latents = seeding.stream(context.seed, "latent", 0, device=context.device)
 
     @abstractmethod

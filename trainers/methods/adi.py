@@ -188,7 +188,7 @@ class Method(InversionMethod):
             standardise_unit(torch.full((1, info.channels, 1, 1), value, device=device), info) for value in (0.0, 1.0)
         )
         labels = self.labels()
-        optimizer = torch.optim.Adam([images], lr=config.image_lr, betas=(config.image_beta1, config.image_beta2))
+        optimizer = self.context.adam([images], lr=config.image_lr, betas=(config.image_beta1, config.image_beta2))
         lowest = Lowest()
         terms: Terms = {}
         for roll, flip in self.jitters():

@@ -182,7 +182,7 @@ class Contrast:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seeding.stream_seed(context.seed, "weights", "head"))
             self.head = Head(dims, config.head_dim).to(context.device)
-        self.optimizer = torch.optim.Adam(self.head.parameters(), lr=config.head_lr)
+        self.optimizer = context.adam(self.head.parameters(), lr=config.head_lr)
         self.bank = None
         if config.negatives > 0:
             self.bank = MemoryBank(context.pool_folder, config.bank_images, batch, dims)
@@ -236,7 +236,7 @@ class Method(InversionMethod):
         generator = self.new_generator().to(memory_format=self.context.memory_format)  # type: ignore[call-overload]
         size = (self.synthesis_batch, config.latent_dim)
         latent = torch.randn(size, generator=self.stream("latent"), device=device).requires_grad_()
-        optimizer = torch.optim.Adam(
+        optimizer = self.context.adam(
             [*generator.parameters(), latent],
             lr=config.generator_lr,
             betas=(config.generator_beta1, config.generator_beta2),

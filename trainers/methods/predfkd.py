@@ -150,9 +150,7 @@ class Method(NovelMethod):
         info, sizes = context.info, {"width": config.generator_width, "seed": context.seed}
         self.encoder = vae.build_encoder(config.latent_dim, info.channels, info.size, device=context.device, **sizes)
         self.decoder = vae.build_decoder(config.latent_dim, info.channels, info.size, device=context.device, **sizes)
-        self.vae_optimizer = torch.optim.Adam(
-            [*self.encoder.parameters(), *self.decoder.parameters()], lr=config.vae_lr
-        )
+        self.vae_optimizer = context.adam([*self.encoder.parameters(), *self.decoder.parameters()], lr=config.vae_lr)
         self.learnt = int(config.vae_share * context.protocol.batch_size)
         self.novel = torch.empty(0)
         self.start_epoch(0)

@@ -21,11 +21,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from trainers import checkpoint, datafree, distill, models, registry
-from trainers.config import DataSpec, MethodConfig, Protocol, Trial, Upstream, canonical_json
+from trainers.config import DataSpec, Execution, MethodConfig, Protocol, Trial, Upstream, canonical_json
 from trainers.data import DataSet, Split
 from trainers.data.digits import INFO
 from trainers.methods import config_type, freeze, module, presets
-from trainers.train import Setup
+from trainers.train import Setup, lay_out
 
 METHODS = registry.names("methods")
 TRAINED = [name for name in METHODS if module(name).KIND not in ("evaluate", "probe")]
@@ -96,9 +96,10 @@ def digits_like() -> DataSet:
 IMAGES = digits_like()
 
 
-def trial_of(name: str, hparams: dict[str, Any]) -> Trial:
+def trial_of(name: str, hparams: dict[str, Any], precision: str = "fp32", **changes: Any) -> Trial:
     file = module(name)
     recipe = {"name": "p", "source": "test", "epochs": EPOCHS, "batch_size": 16, "lr": 0.05, "updates_per_epoch": 2}
+    recipe |= changes
     return Trial(
         kind=file.KIND,
         method=name,
@@ -108,6 +109,7 @@ def trial_of(name: str, hparams: dict[str, Any]) -> Trial:
         student="resnet8",
         teacher=Upstream(weights="/t", sha256="0" * 8, network="resnet8") if file.NEEDS_TEACHER else None,
         protocol=Protocol.model_validate(recipe),
+        precision=precision,
         seed=0,
     )
 
@@ -133,11 +135,14 @@ def networks() -> tuple[models.Network, models.Network]:
     return student, teacher
 
 
-def loop_of(name: str, hparams: dict[str, Any]) -> Any:
+def loop_of(name: str, hparams: dict[str, Any], execution: Execution | None = None, **changes: Any) -> Any:
+    """`changes` of the recipe, and `precision`."""
     folder = Path(tempfile.mkdtemp(dir=SCRATCH.name)) / "pool"
-    trial = trial_of(name, hparams)
+    trial = trial_of(name, hparams, **changes)
     student, teacher = copy.deepcopy(networks())
     setup = Setup(trial, IMAGES, student, teacher if module(name).NEEDS_TEACHER else None, torch.device("cpu"), folder)
+    if execution is not None:
+        setup = lay_out(setup, execution)
     return (datafree.DataFreeLoop if trial.kind == "datafree" else distill.DistillLoop)(setup)
 
 

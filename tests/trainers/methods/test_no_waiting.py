@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 import trainers
 from tests.trainers.methods.test_contract import TRAINED, bases, loop_of
+from trainers.config import Execution
 
 PACKAGE = Path(trainers.__path__[0])
 READS = {
@@ -56,7 +57,7 @@ class Reads(TorchFunctionMode):
 
 def reads(name: str, updates: int) -> Counter[str]:
     """Of the first epoch, of as many updates."""
-    loop = loop_of(name, bases(name)[0].active())
+    loop = loop_of(name, bases(name)[0].active(), Execution.of_new(1))
     recipe = loop.setup.trial.protocol.model_copy(update={"updates_per_epoch": updates, "batch_size": 32 // updates})
     trial = loop.setup.trial.model_copy(update={"protocol": recipe})
     object.__setattr__(loop.setup, "trial", trial)

@@ -1,0 +1,84 @@
+"""A frozen network with its BatchNorm layers folded into the convolutions before them: the same answers in fewer passes over memory."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from trainers.models import Network
+
+Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
+
+
+def folded(network: Network, images: Tensor) -> Network:
+    """A copy that answers like `network` in eval mode, up to rounding, all of `Features` included.
+
+        W' = W gamma / sqrt(var + eps), b' = beta + (b - mean) gamma / sqrt(var + eps)
+
+    Folded is each BatchNorm whose input is what a convolution gives and nothing else looks at: neither a shortcut nor
+    `Features`. Others, such as those after a sum (WRN) or with hooks on them, stay. The copy has no running statistics of
+    folded layers, so what matches those needs the original.
+
+    Args:
+        network: frozen, in eval mode; stays as it is.
+        images: (B, C, H, W), one is enough, of any values, on the network's device.
+    """
+    own = copy.deepcopy(network)
+    owners = {module: (parent, name) for parent in own.modules() for name, module in parent.named_children()}
+    for convolution, norm in pairs(own, images):
+        parent, name = owners[convolution]
+        setattr(parent, name, fuse_conv_bn_eval(convolution, norm))
+        parent, name = owners[norm]
+        setattr(parent, name, nn.Identity())
+    return own
+
+
+def pairs(network: Network, images: Tensor) -> list[Pair]:
+    """Each convolution with the BatchNorm that alone looks at its output, found in the graph of one forward pass."""
+    calls: list[tuple[nn.Module, Any]] = []
+    layers = [each for each in network.modules() if _plain(each)]
+    hooks = [each.register_forward_hook(lambda layer, _, out: calls.append((layer, out.grad_fn))) for each in layers]
+    try:
+        with torch.enable_grad():
+            seen = network.features(images.detach().requires_grad_())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    times = Counter(layer for layer, _ in calls)
+    made_by = {node: layer for layer, node in calls if times[layer] == 1}
+    uses = _uses([seen.logits, seen.pooled, *seen.stages, *seen.pre_relu, seen.stem])
+    found = []
+    for node, norm in made_by.items():
+        source = node.next_functions[0][0]
+        convolution = made_by.get(source)
+        if isinstance(norm, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d) and uses[source] == 1:
+            found.append((convolution, norm))
+    return found
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Whether it is a layer of torch's own that does what its weights say: no subclass, no hooks, statistics of its own."""
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return False
+    return type(layer) is nn.Conv2d or (type(layer) is nn.BatchNorm2d and layer.running_mean is not None)
+
+
+def _uses(outputs: Sequence[Tensor]) -> Counter[Any]:
+    """How often the output of each node is looked at: by another node, or as one of the outputs."""
+    found = Counter(each.grad_fn for each in outputs)
+    pending, known = list(found), set[Any]()
+    while pending:
+        node = pending.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        sources = [source for source, _ in cast(Any, node).next_functions]
+        found.update(sources)
+        pending += sources
+    return found
