@@ -355,7 +355,7 @@ def lay_out(setup: Setup, execution: Execution) -> Setup:
         if network is not None and info.size >= LARGE_PIXELS:
             network.to(memory_format=MEMORY_FORMATS[execution.memory_format])  # type: ignore[call-overload]
     without_norms = None
-    if teacher is not None and execution.folded_teacher:
+    if teacher is not None and execution.folded_teacher and setup.trial.kind in ("distill", "datafree"):
         blank = torch.zeros(1, info.channels, info.size, info.size, device=setup.device)
         without_norms = common.once("folded", lambda: folded(teacher, blank))
     passes = common.once("passes", lambda: Passes(execution.passes))
