@@ -32,13 +32,13 @@ import plain
 import torch
 
 from trainers import models
-from trainers.config import DataSpec, Execution, Passes, Protocol, Trial, Upstream
+from trainers.config import DataSpec, Execution, PassKind, Protocol, Trial, Upstream
 from trainers.data import DataSet, Info, Split
 from trainers.feed import Common
 from trainers.methods import Context, config_type, freeze, module
 from trainers.models import Network
 from trainers.protocols import PROTOCOLS
-from trainers.train import Loop, Setup, Step, lay_out, make_loop, prepare_process
+from trainers.train import Loop, Setup, Step, make_loop, make_ready, prepare_process
 
 INFO = Info(100, 3, 32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), crop_padding=4, flip=True)
 MIB = 2**20
@@ -198,21 +198,30 @@ def setup_of(case: Case, trial: Trial, images: DataSet, device: torch.device, sc
 
 def ours(case: Case, arguments: argparse.Namespace, scratch: Path) -> Side:
     """The loop of `trainers`, in a process set up as a trial's."""
-    device, execution = torch.device(arguments.device), Execution.of_new(arguments.threads, arguments.passes)
+    return _ours("ours", case, arguments, scratch, "eager")
+
+
+def compiled(case: Case, arguments: argparse.Namespace, scratch: Path) -> Side:
+    """Our loop with the passes that `--passes` asks for."""
+    return _ours("compiled", case, arguments, scratch, arguments.passes)
+
+
+def _ours(name: str, case: Case, arguments: argparse.Namespace, scratch: Path, passes: PassKind) -> Side:
+    device, execution = torch.device(arguments.device), Execution.of_new(arguments.threads, passes)
     prepare_process(device, execution)
     trial = trial_of(case, arguments.steps, device, arguments.precision)
     images = images_of(max(case.images, arguments.steps * trial.protocol.batch_size), device)
     setup = setup_of(case, trial, images, device, scratch)
-    setup = lay_out(setup, execution)
+    setup = make_ready(setup, execution)
     loop = make_loop(setup)
     if trial.kind == "datafree":
-        return Side("ours", lambda: loop.run_epoch(0))
+        return Side(name, lambda: loop.run_epoch(0))
 
     def steps() -> None:
         for _ in itertools.islice(loop.steps(loop.first_epochs), arguments.steps + 1):  # it stops before each step
             pass
 
-    return Side("ours", steps)
+    return Side(name, steps)
 
 
 def copied(case: Case, arguments: argparse.Namespace, scratch: Path) -> Side:
@@ -258,7 +267,7 @@ def _copied(name: str, case: Case, arguments: argparse.Namespace, scratch: Path)
     )
 
 
-SIDES = {"ours": ours, "plain": copied, "eager": eager}
+SIDES = {"ours": ours, "plain": copied, "eager": eager, "compiled": compiled}
 
 
 def method_of(setup: Setup) -> Any:
@@ -292,9 +301,14 @@ def compare(names: Sequence[str], arguments: argparse.Namespace) -> list[str]:
         "| in CPU time | peak MiB, ours and plain |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    with_passes = arguments.passes != "eager"
+    if with_passes:
+        lines = [f"{lines[0]} {arguments.passes} / ours |", f"{lines[1]}---|"]
     for name in names:
         case = CASES[name]
-        chosen = [side for side in SIDES if side != "eager" or module(case.method).KIND == "distill"]
+        chosen = [side for side in SIDES if side not in ("eager", "compiled")]
+        chosen += ["eager"] if module(case.method).KIND == "distill" else []
+        chosen += ["compiled"] if with_passes else []
         apart = [Apart(name, side, arguments) for side in chosen]
         try:
             for _ in range(arguments.repeats):
@@ -315,6 +329,7 @@ def compare(names: Sequence[str], arguments: argparse.Namespace) -> list[str]:
             f"| {name} | {case.teacher} → {case.student} | {batch} | {speed:.2f} | {speed * batch:.0f} "
             f"| {arguments.steps / theirs.best_s:.2f} | **{theirs.best_s / own.best_s:.2f}** | {theirs.cpu_s / own.cpu_s:.2f} "
             f"| {still} | {spared} | {own.peak_mib:.0f}, {theirs.peak_mib:.0f} |"
+            + (f" **{own.best_s / found['compiled'].best_s:.2f}** |" if with_passes else "")
         )
         sys.stderr.write(lines[-1] + "\n")
     return lines
@@ -353,11 +368,11 @@ def grouped(name: str, arguments: argparse.Namespace) -> list[str]:
         common, teacher, made = Common(), networks(case, device)[1], []
         for number, trial in enumerate(trials):
             setup = setup_of(case, trial, images, device, scratch / str(number), common=common, teacher=teacher)
-            made.append(make_loop(lay_out(setup, execution)))
+            made.append(make_loop(make_ready(setup, execution)))
         return made
 
     trials = variants(case, max(arguments.groups), arguments.steps, device, arguments.precision)
-    teacher = lay_out(setup_of(case, trials[0], images, device, Path()), execution).answering
+    teacher = make_ready(setup_of(case, trials[0], images, device, Path()), execution).answering
     assert teacher is not None
     shown = torch.randn(case.batch[device.type == "cuda"], 3, 32, 32, device=device)
 
@@ -420,7 +435,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours")
     parser.add_argument(
-        "--passes", choices=get_args(Passes), default="eager", help="how ours runs networks (default eager)"
+        "--passes",
+        choices=get_args(PassKind),
+        default="eager",
+        help="also ours with such passes; of --groups all (default eager)",
     )
     parser.add_argument("--only", nargs="+", choices=sorted(CASES), help="cases (default: all)")
     parser.add_argument("--groups", nargs="+", type=int, help="trials that share a teacher pass, 1 among them")

@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
         )
         verb.add_argument(
             "--passes",
-            choices=get_args(spec.Passes),
+            choices=get_args(spec.PassKind),
             help="how networks are run in updates (default: the profile's or file's, else eager)",
         )
         size = verb.add_mutually_exclusive_group()
@@ -257,16 +257,16 @@ def _asked(arguments: argparse.Namespace) -> dict[str, float | str]:
 
 
 def _require_resources(plan: Plan) -> None:
-    """Raises SpecError where the command line gives what no trial can have, or not with what the plan's own resources are."""
+    """Raises SpecError where a trial cannot have what the command line gives, alone or together with the plan's own resources."""
     try:
         _ = plan.resources
     except ValidationError as error:
-        raise SpecError(*(_placing_fault(fault) for fault in error.errors())) from None
+        raise SpecError(*(_placing_fault(plan, fault) for fault in error.errors())) from None
 
 
-def _placing_fault(fault: Mapping[str, Any]) -> str:
+def _placing_fault(plan: Plan, fault: Mapping[str, Any]) -> str:
     says = str(fault["msg"]).removeprefix("Value error, ")
-    return f"--{fault['loc'][0]} {fault['input']:g}: {says}" if fault["loc"] else says
+    return f"--{fault['loc'][0]} {fault['input']:g}: {says}" if fault["loc"] else f"{plan.title}: {says}"
 
 
 def _weight(text: str) -> float:

@@ -110,10 +110,12 @@ def pack(queue: Queue, settings: Settings) -> None:
     peaks, measured = packing.records(settings.state), dict[str, Any]()
     for digest in queue.waiting:
         trial, wanted = queue.trials[digest], queue.resources(digest)
-        own = packing.key(trial)
+        own = packing.key(trial, wanted.passes)
         if wanted.gpu and own not in peaks and own not in measured and trial.kind in ("distill", "datafree"):
             task = ray.remote(num_cpus=wanted.cpu, num_gpus=1, max_retries=0)(peak_memory_mib)
-            measured[own] = task.remote(trial.model_dump_json(), str(settings.data), wanted.device, sys.path)
+            measured[own] = task.remote(
+                trial.model_dump_json(), str(settings.data), wanted.device, wanted.passes, sys.path
+            )
     for own, answer in measured.items():
         try:
             peaks[own] = ray.get(answer)
@@ -285,10 +287,11 @@ def fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | Non
             dead = dead_services()
             if started and not dead:
                 raise
-            what = f"Ray's {dead[0]} died" if dead else "Ray died"  # what killed it may kill it again while it starts
+            # what killed it may kill it again while it starts
+            what = f"Ray's {dead[0]} died" if started else f"Ray died and did not start again ({error})"
             if not left:
                 raise SetupError(
-                    f"{what} {RAY_RESTARTS + 1} times on this machine; is its memory full? "
+                    f"{what}: {RAY_RESTARTS + 1} ends of Ray on this machine; is its memory full? "
                     f"The same command goes on from the last checkpoints"
                 ) from error
             logger.warning("%s on this machine; Ray is started again", what)

@@ -10,7 +10,7 @@ from sweeps import preflight
 from sweeps.prices import cost_key, finished
 from trainers import attempts, data
 from trainers.attempts import read_status
-from trainers.config import Trial
+from trainers.config import PassKind, Trial
 from trainers.errors import TrainerError
 
 MIB = 2**20
@@ -53,9 +53,9 @@ def records(state_root: Path) -> dict[str, float]:
     return found
 
 
-def key(trial: Trial) -> str:
+def key(trial: Trial, passes: PassKind = "eager") -> str:
     """Equal for trials that take the same memory on a GPU."""
-    return cost_key(trial, "cuda", 0)
+    return cost_key(trial, "cuda", 0, passes)
 
 
 class Packer:
@@ -69,9 +69,9 @@ class Packer:
     def __init__(self, peaks: Mapping[str, float], device_bytes: float, data_root: Path) -> None:
         self.peaks, self.device_bytes, self.data_root = peaks, device_bytes, data_root
 
-    def __call__(self, trial: Trial) -> float:
+    def __call__(self, trial: Trial, passes: PassKind = "eager") -> float:
         """The share; a whole device where nothing is known."""
-        need = self.peaks.get(key(trial))
+        need = self.peaks.get(key(trial, passes))
         if need is None:
             try:
                 info = data.info(trial.data.model_copy(update={"content": None}), self.data_root)

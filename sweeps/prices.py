@@ -18,7 +18,7 @@ from sweeps.queue import Queue
 from sweeps.spec import Resources
 from trainers import attempts, methods, provenance
 from trainers.attempts import State, Status, read_status
-from trainers.config import Execution, Passes, Trial
+from trainers.config import Execution, PassKind, Trial
 from trainers.data._views import VIEWS
 from trainers.errors import TrainerError
 
@@ -234,7 +234,7 @@ def comparison(planned: Price, trial_hours: float, gpu_hours: float) -> str:
     return f"price: planned {span(planned.trial.mean)} (80 %: {planned.trial.interval()}), took {took}: {verdict} the interval"
 
 
-def cost_key(trial: Trial, device: str, threads: int, passes: Passes = "eager") -> str:
+def cost_key(trial: Trial, device: str, threads: int, passes: PassKind = "eager") -> str:
     """What costs time: kind, method, networks, data, recipe, precision, views or synthesised images, passes, device, threads.
 
     Args:

@@ -17,7 +17,7 @@ from sweeps.pruners import EPOCHWISE
 from sweeps.search import CellStudy, Suggestion
 from sweeps.spec import Resources
 from trainers.attempts import State, fixed_execution, heal, machine_fault, note_machine_fault, read_status
-from trainers.config import Execution, Trial
+from trainers.config import Execution, PassKind, Trial
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Queue:
         self._crashes: dict[str, int] = {}
         self._alone: set[str] = set()
         self._likeness: dict[str, Hashable] = {}
-        self._share: Callable[[Trial], float] | None = None
+        self._share: Callable[[Trial, PassKind], float] | None = None
         self._resources: dict[str, Resources] = {}
         self._upstream: dict[str, tuple[str, ...]] = {}
         self._done: set[str] = set()
@@ -153,7 +153,7 @@ class Queue:
         wanted = self.resources(digest)
         return wanted.cpu, max(1.0, wanted.gpu) if wanted.gpu and self.alone(digest) else wanted.gpu
 
-    def pack(self, share: Callable[[Trial], float]) -> None:
+    def pack(self, share: Callable[[Trial, PassKind], float]) -> None:
         """Trials on a GPU get the share of it that `share` says, from now on."""
         with self._lock:
             self._share = share
@@ -166,7 +166,7 @@ class Queue:
             if digest not in self._resources:
                 wanted = self.owner[digest].resources
                 if wanted.gpu and self._share is not None:
-                    wanted = wanted.model_copy(update={"gpu": self._share(self.trials[digest])})
+                    wanted = wanted.model_copy(update={"gpu": self._share(self.trials[digest], wanted.passes)})
                 self._resources[digest] = wanted
             return self._resources[digest]
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from sweeps.errors import SpecError
 
 Scalar = str | int | float | bool
-Passes = Literal["eager", "compiled", "cuda_graphs"]
+PassKind = Literal["eager", "compiled", "cuda_graphs"]
 """As `trainers.config` has it, which is not needed for reading files."""
 Match = dict[str, Scalar | list[Scalar]]
 
@@ -148,7 +148,7 @@ class Resources(Strict):
 
     cpu: float = Field(1, gt=0, strict=False)
     gpu: float = Field(0, ge=0, strict=False)
-    passes: Passes = "eager"
+    passes: PassKind = "eager"
 
     @field_validator("gpu")
     @classmethod

@@ -7,11 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from sweeps import parcel
+
+if TYPE_CHECKING:
+    from trainers.config import PassKind
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +119,7 @@ def _outcome(error: Exception | None) -> tuple[str, str]:
     return "crashed", str(error)
 
 
-def peak_memory_mib(trial: str, data_root: str, device: str, path: list[str]) -> float:
+def peak_memory_mib(trial: str, data_root: str, device: str, passes: PassKind, path: list[str]) -> float:
     """Peak memory of a trial, given as JSON, over a few updates on fresh networks.
 
     Raises:
@@ -126,7 +129,7 @@ def peak_memory_mib(trial: str, data_root: str, device: str, path: list[str]) ->
     from trainers.timing import probe
 
     sys.path.extend(each for each in path if each and each not in sys.path)
-    execution = Execution.of_new(1)
+    execution = Execution.of_new(1, passes)
     return probe(
         Trial.model_validate_json(trial), Path(data_root), device=device, execution=execution, most_s=0.0
     ).peak_memory_mib

@@ -12,7 +12,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from trainers.config import Execution, Passes, Trial
+from trainers.config import Execution, PassKind, Trial
 from trainers.errors import TrainerError
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     run.add_argument(
         "--passes",
-        choices=get_args(Passes),
+        choices=get_args(PassKind),
         default="eager",
         help="how networks are run in updates of such a trial (default eager)",
     )
@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     methods = _verb(verbs, "methods", "list methods with their hyper-parameters", "python -m trainers methods --json")
     methods.add_argument("--json", action="store_true", help="as JSON")
     arguments = parser.parse_args(argv)
+    if arguments.verb == "run" and arguments.passes == "cuda_graphs" and not arguments.device.startswith("cuda"):
+        parser.error(f"--passes cuda_graphs needs a GPU, got --device {arguments.device}; give --device cuda")
     try:
         if arguments.verb == "run":
             return _run(arguments)

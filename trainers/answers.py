@@ -45,11 +45,13 @@ class Answers:
     def of(cls, state_root: Path, execution: Execution, device: torch.device, images_sha256: str) -> Answers:
         """Those of one state root, under the conditions of one trial.
 
+        Of its `Execution` only threads and memory format count: whole splits are shown to the network itself, eagerly.
+
         Args:
             images_sha256: of the content of its data set; empty where that is not known for sure, and nothing is kept.
         """
         conditions = {
-            "execution": execution.model_dump(mode="json"),
+            "execution": execution.model_dump(mode="json", include={"threads", "memory_format"}),
             "device": provenance.device_name(device),
             "torch": str(torch.__version__),
             "images": images_sha256,

@@ -78,7 +78,7 @@ def record_id(state_root: Path, digest: str) -> str:
 
 
 def fixed_execution(state_root: Path, digest: str) -> Execution | None:
-    """Threads and memory format that the trial's first claim fixed; None where nobody has begun it."""
+    """What the trial's first claim fixed; None where nobody has begun it."""
     try:
         entry = _entry(trial_folder(state_root, digest) / "attempts" / "1")
     except FileNotFoundError:

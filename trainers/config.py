@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Precision = Literal["fp32", "bf16"]
-Passes = Literal["eager", "compiled", "cuda_graphs"]
+PassKind = Literal["eager", "compiled", "cuda_graphs"]
 
 
 class Frozen(BaseModel):
@@ -187,12 +187,12 @@ class Execution(Frozen):
         description="the teacher answers batches with its BatchNorm layers folded into the convolutions before them",
     )
     fused_optimizer: bool = Field(False, description="one kernel for an update, not one for each operation and weight")
-    passes: Passes = Field(
+    passes: PassKind = Field(
         "eager", description="how networks are run in updates: eager, by torch.compile, or by that with CUDA graphs"
     )
 
     @classmethod
-    def of_new(cls, threads: int, passes: Passes = "eager") -> Execution:
+    def of_new(cls, threads: int, passes: PassKind = "eager") -> Execution:
         """What a trial that nobody has begun is trained with: whatever is fastest, and compiled passes where they were asked for."""
         return cls(
             threads=threads,

@@ -60,7 +60,6 @@ class DataFreeLoop(StudentLoop):
             self.student.requires_grad_(True)
             self.student.train()
             for _ in range(min(self.method.student_steps, self.updates_per_epoch - first)):
-                passes.next_batch()
                 with autocast:
                     images = self.method.images()
                     with torch.no_grad():

@@ -12,6 +12,7 @@ from torch import nn
 from trainers.dot import DOT, dot_step
 from trainers.feed import Feed
 from trainers.methods import Batch, Context, DistillMethod, FirstStage, Terms, module
+from trainers.passes import Passes
 from trainers.train import Setup, Step, Steps, StudentLoop
 from trainers.updates import Sums, clip_gradients, make_optimizer, require_finite, set_learning_rate
 
@@ -51,6 +52,8 @@ class DistillLoop(StudentLoop):
             if trial.protocol.optimizer == "dot"
             else make_optimizer(trial, self._optimised(), fused=fused)
         )
+        if isinstance(self.optimizer, DOT):
+            setup.passes.leave_eager(self.student, "optimizer 'dot' goes through its graph twice")
         self.first_optimizer = (
             None if self.stage is None else make_optimizer(trial, iter(self.stage.parameters), fused=fused)
         )
@@ -77,7 +80,7 @@ class DistillLoop(StudentLoop):
         rate = set_learning_rate(self.optimizer, self.setup.trial, epoch - self.first_epochs)
         self.trained.train()
         self.method.start_epoch(epoch - self.first_epochs)
-        row = yield from self._updates(epoch, self.optimizer, self.method.terms, "train/loss")
+        row = yield from self._updates(epoch, self.optimizer, self.method.terms, "train/loss", self.setup.passes)
         row |= {f"train/{name}": value for name, value in self.method.end_epoch().items()}
         return row | {"train/lr": rate}
 
@@ -85,10 +88,14 @@ class DistillLoop(StudentLoop):
         self.trained.train()
         self.student.train(stage.student_mode == "train")
         stage.prepare()
-        return (yield from self._updates(epoch, optimizer, stage.terms, "train/loss_first"))
+        return (yield from self._updates(epoch, optimizer, stage.terms, "train/loss_first", Passes()))
 
-    def _updates(self, epoch: int, optimizer: torch.optim.Optimizer, terms_of: Any, name: str) -> Steps:
-        """One pass over the training images; returns the means of the terms."""
+    def _updates(self, epoch: int, optimizer: torch.optim.Optimizer, terms_of: Any, name: str, passes: Passes) -> Steps:
+        """One pass over the training images; returns the means of the terms.
+
+        The student of a first stage is asked eagerly: a weight that none of its terms reaches must have no gradient, for with one of 0 weight
+        decay would shrink it.
+        """
         trial, labels, clock = self.setup.trial, self.setup.images.train.labels, self.setup.clock
         sums = Sums()
         started = clock()
@@ -96,7 +103,7 @@ class DistillLoop(StudentLoop):
             yield Step(epoch, step)
             shown = made()
             with torch.autocast(self.setup.device.type, torch.bfloat16, enabled=trial.precision == "bf16"):
-                student = self.setup.passes.answer(self.student, shown.images, self.method.needs_features)
+                student = passes.answer(self.student, shown.images, self.method.needs_features)
             terms: Terms = terms_of(Batch(shown.rows, labels[shown.rows], student, shown.teacher, self.feed.count))
             loss = torch.stack(list(terms.values())).sum()
             if isinstance(optimizer, DOT):

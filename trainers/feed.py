@@ -141,7 +141,6 @@ class Feed:
                 while self._step < step:
                     rows, images = next(self._coming)
                     self._step += 1
-                self._passes.next_batch()
                 self._newest = Shown(rows, images, self._taught(images))
             except BaseException:
                 self._epoch = -1  # whoever asks next starts from an iterator that was not broken

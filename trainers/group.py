@@ -91,7 +91,7 @@ def run_group(
 
     Yields:
         Index of a trial with an epoch that is safe on disk, or with its end, of which each has one. One whose first claim fixed
-        other threads or another memory format ends as busy.
+        another `Execution` ends as busy.
 
     Raises:
         ConfigError: the trials do not share a teacher's answers.

@@ -64,8 +64,9 @@ def run_steps(
 ) -> Generator[Step | Epoch, None, None]:
     """`run_trial` with a stop before every update of a trial that may share its teacher's answers: see `train_steps`."""
     with claim(trial, state_root, execution or Execution(), lease_s=lease_s) as attempt:
-        if common is not None and common.once("execution", lambda: attempt.execution) != attempt.execution:
-            raise Busy("its first claim fixed other threads or another memory format than those of its group")
+        first = attempt.execution if common is None else common.once("execution", lambda: attempt.execution)
+        if first != attempt.execution:
+            raise Busy(f"its first claim fixed {_others(attempt.execution, first)}")
         handler = _log_to(attempt)
         try:
             rows = yield from _epochs(attempt, trial, state_root, data_root, device, common, clock)
@@ -130,6 +131,14 @@ def _epochs(
             if isinstance(event, Epoch):
                 attempt.require_ownership()  # a pruner may have cut it meanwhile: the next epoch is not for it
     return rows
+
+
+def _others(own: Execution, groups: Execution) -> str:
+    """In what a trial is computed otherwise than its group, as `threads 2, its group has 1`."""
+    mine, theirs = own.model_dump(), groups.model_dump()
+    return ", ".join(
+        f"{name} {mine[name]}, its group has {theirs[name]}" for name in mine if mine[name] != theirs[name]
+    )
 
 
 def _shown(row: Row) -> str:

@@ -17,7 +17,7 @@ from trainers import data, metrics, models
 from trainers.config import Execution, Trial
 from trainers.errors import TrialError
 from trainers.methods import freeze
-from trainers.train import Setup, lay_out, make_loop, peak_memory_mib, prepare_process, require_runnable
+from trainers.train import Setup, make_loop, make_ready, peak_memory_mib, prepare_process, require_runnable
 
 MOST_S = 5.0
 """Time that the updates of one trial may take, its first ones not counted."""
@@ -75,7 +75,7 @@ def probe(
     prepare_process(place, execution)
     with tempfile.TemporaryDirectory() as scratch:
         setup = _setup(trial, data_root, place, Path(scratch))
-        setup = lay_out(setup, execution)
+        setup = make_ready(setup, execution)
         loop: Any = make_loop(setup)
         updates = trial.protocol.updates_per_epoch or -(-len(setup.images.train) // trial.protocol.batch_size)
         cycle = getattr(loop.method, "student_steps", 1) if trial.kind == "datafree" else 1
@@ -87,7 +87,8 @@ def probe(
         evaluated = (time.perf_counter() - started) / len(part)
     held_out = 0 if setup.images.val is None else len(setup.images.val)
     evaluation = evaluated * (len(setup.images.test) + held_out)
-    return Probe(float(loop.total_epochs * (per_update * updates + evaluation)), peak_memory_mib(place))
+    seconds = setup.passes.compiling_s + loop.total_epochs * (per_update * updates + evaluation)
+    return Probe(float(seconds), peak_memory_mib(place))
 
 
 def _per_update_s(loop: Any, place: torch.device, cycle: int, most_s: float) -> float:
@@ -110,7 +111,7 @@ def _per_update_s(loop: Any, place: torch.device, cycle: int, most_s: float) -> 
             timed = now - ends[min(cycle, len(ends)) - 1]
             if len(ends) % cycle == 0 and len(ends) >= 2 * cycle and (timed >= most_s or len(ends) >= MOST_UPDATES):
                 raise _Enough
-        if now - began > LONGEST_S and len(ends) < 2 * cycle:
+        if now - began - loop.setup.passes.compiling_s > LONGEST_S and len(ends) < 2 * cycle:
             raise TrialError(
                 f"{cycle} updates of {loop.setup.trial.method} take over {LONGEST_S:g} s, too long to be timed"
             )

@@ -21,11 +21,12 @@ from trainers._eager import spare_the_compiler
 from trainers.answers import Answers
 from trainers.config import Execution, Trial, Upstream
 from trainers.data import DataSet, Info, Split
+from trainers.data._views import VIEWS
 from trainers.errors import ConfigError, TrialError
 from trainers.feed import Common
 from trainers.methods import freeze, module
 from trainers.models import Network
-from trainers.models._folded import folded
+from trainers.models._folded import folded_alike
 from trainers.passes import Passes
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class Setup:
         clock: seconds that this trial has had, from any start.
         answers: of finished networks to whole splits.
         execution: how it is computed.
-        folded: the teacher with BatchNorm folded into its convolutions; None where there is none.
+        folded: the teacher with BatchNorm folded into its convolutions; None where nobody folded it.
         passes: how networks are asked in updates.
     """
 
@@ -197,7 +198,7 @@ def train(
             `artifacts/` at some epochs.
         data_root: where data sets are.
         device: a torch device.
-        execution: threads; on a CPU they change bits.
+        execution: what changes bits but not meaning.
 
     Yields:
         The epochs that were not in the checkpoint, in order. A trial of 0 epochs yields nothing.
@@ -239,7 +240,7 @@ def train_steps(
     common = common or Common()
     setup = _setup(trial, state_root, data_root, place, attempt / "pool", common)
     setup = replace(setup, clock=clock)
-    setup = lay_out(setup, execution)
+    setup = make_ready(setup, execution)
     content = provenance.record(state_root, attempt, place, setup.images, together=common.size)
     setup = replace(setup, answers=Answers.of(state_root, execution, place, content))
     loop = make_loop(setup)
@@ -249,7 +250,7 @@ def train_steps(
     recorded = {loop.first_epochs + epoch for epoch in trial.protocol.artifact_epochs}
     artifact_epochs = {*recorded, loop.total_epochs - 1}
     finished = bool(progress.rows) and _reached(trial, progress.rows[-1])
-    noted = 0
+    noted: list[str] = []
     for number in range(len(progress.rows), loop.total_epochs):
         if finished:
             break
@@ -276,9 +277,12 @@ def train_steps(
             file, {"loop": loop.state_dict(), "rows": progress.rows, "best": progress.best, "kept": progress.kept}
         )
         faults.point("checkpoint-written")
-        if len(setup.passes.stayed_eager) > noted:
-            noted = len(setup.passes.stayed_eager)
-            provenance.note_eager(attempt, setup.passes.stayed_eager)
+        left = setup.passes.stayed_eager((setup.answering, setup.student))
+        if left != noted:
+            for line in left[len(noted) :]:
+                logger.warning("passes=%s: stays eager: %s", execution.passes, line)
+            noted = left
+            provenance.note_eager(attempt, left)
         yield Epoch(number, row, last=finished or number == loop.total_epochs - 1)
     if trial.protocol.stop_at_acc1_pct is not None and not finished:
         reached = max((row["test/acc1_pct"] for row in progress.rows), default=0.0)
@@ -344,7 +348,7 @@ def rows_in(checkpoint_file: Path) -> list[Row]:
     return rows
 
 
-def lay_out(setup: Setup, execution: Execution) -> Setup:
+def make_ready(setup: Setup, execution: Execution) -> Setup:
     """Makes ready what the trial is computed with.
 
     The networks go into their memory format; the maps take theirs from the weights of the layers they pass. What trials of
@@ -354,12 +358,21 @@ def lay_out(setup: Setup, execution: Execution) -> Setup:
     for network in (setup.student, teacher):
         if network is not None and info.size >= LARGE_PIXELS:
             network.to(memory_format=MEMORY_FORMATS[execution.memory_format])  # type: ignore[call-overload]
+    if setup.trial.kind not in ("distill", "datafree"):
+        return replace(setup, execution=execution)
     without_norms = None
-    if teacher is not None and execution.folded_teacher and setup.trial.kind in ("distill", "datafree"):
-        blank = torch.zeros(1, info.channels, info.size, info.size, device=setup.device)
-        without_norms = common.once("folded", lambda: folded(teacher, blank))
-    passes = common.once("passes", lambda: Passes(execution.passes))
+    if teacher is not None and execution.folded_teacher:
+        without_norms = common.once("folded", lambda: folded_alike(teacher, info.channels, info.size))
+    passes = common.once("passes", lambda: Passes(execution.passes, images_of_a_batch(setup.trial)))
     return replace(setup, execution=execution, folded=without_norms, passes=passes)
+
+
+def images_of_a_batch(trial: Trial) -> int:
+    """With all their views."""
+    if trial.kind == "datafree":
+        return trial.protocol.batch_size
+    config = module(trial.method).Config.model_validate(dict(trial.hparams))
+    return trial.protocol.batch_size * VIEWS[methods.views(trial.method, config)].count
 
 
 def prepare_process(device: torch.device, execution: Execution) -> None:

@@ -144,7 +144,7 @@ def test_a_packed_trial_that_ran_out_of_memory_gets_the_device(place: Any, monke
     plan = place.plan(place.write(swap=GPU), pair="A")
     place.train(next(iter(plan.trials.values())))
     queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
-    queue.pack(lambda trial: 0.25)
+    queue.pack(lambda trial, passes: 0.25)
     searcher = searching(place, queue)
     group = searcher.suggest("one")
     first, second = group["digests"]
@@ -422,7 +422,7 @@ def test_a_ray_that_dies_again_and_again_is_given_up(place: Any, monkeypatch: py
     place.write()
     queue = Queue([place.plan("grid.toml", pair="A")], [], place.state)
     DyingRay(99, monkeypatch)
-    with pytest.raises(SetupError, match="Ray's raylet died 4 times on this machine"):
+    with pytest.raises(SetupError, match="Ray's raylet died: 4 ends of Ray on this machine"):
         launch.fit(queue, place.settings, Grouping(1, Room(None, None), place.settings.data))
 
 
@@ -438,7 +438,10 @@ def test_a_ray_that_is_killed_while_it_starts_again_is_started_once_more(
     if ends_well:
         launch.fit(queue, place.settings, grouping)
     else:
-        with pytest.raises(SetupError, match=r"^Ray died 4 times on this machine"):
+        with pytest.raises(
+            SetupError,
+            match=r"^Ray died and did not start again \(Ray does not start .*timed out\): 4 ends of Ray on this machine",
+        ):
             launch.fit(queue, place.settings, grouping)
     assert (ray.starts, ray.fits) == (3, 2 if ends_well else 1)
     assert queue.failed == {}

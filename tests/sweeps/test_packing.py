@@ -61,6 +61,7 @@ def test_records_are_the_largest_peaks_of_trials_that_were_alone_on_a_gpu(place:
     record(place, trials["pair=A temperature=4 seed=1"], [5000.0], device="cpu", together=1)
     student = trials["pair=A temperature=2 seed=2"]
     assert packing.records(place.state) == {packing.key(student): 1100.0}
+    assert packing.key(student, "cuda_graphs") != packing.key(student)
 
 
 def test_a_trial_without_a_record_gets_a_guess_and_one_of_unknown_images_a_device(
@@ -82,6 +83,6 @@ def test_only_trials_on_a_gpu_are_packed(place: Any) -> None:
         digest = queue.next()
         assert digest is not None
         before = queue.resources(digest)
-        queue.pack(lambda trial: 0.25)
+        queue.pack(lambda trial, passes: 0.25)
         assert queue.resources(digest).gpu == share
         assert queue.resources(digest).cpu == before.cpu

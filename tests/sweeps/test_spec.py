@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from sweeps import spec
 from sweeps.errors import SpecError
 from sweeps.resolve import check
+from trainers import config
 
 CELLS = {
     "cudfkd/fig2": 8,
@@ -309,3 +310,7 @@ def test_plans_take_the_seeds_of_a_cell_unless_others_are_asked_for(place: Any) 
     entries = {(entry.cell.labels["pair"], entry.seed) for entry in place.plan(name).entries}
     assert entries == {("A", 3), ("A", 5), ("B", 0)}
     assert {entry.seed for entry in place.plan(name, seeds=(7,)).entries} == {7}
+
+
+def test_passes_are_those_of_the_trainers() -> None:
+    assert get_args(spec.PassKind) == get_args(config.PassKind)

@@ -304,4 +304,4 @@ def test_a_member_with_other_threads_than_its_group_goes_back(place: Any, groupe
     ended = run(TrialRunner(config(place, grouped["KD"], grouped["DKD"])))
     assert ended[grouped["KD"].digest()] == ("done", "")
     assert ended[grouped["DKD"].digest()][0] == "busy"
-    assert "fixed other threads" in ended[grouped["DKD"].digest()][1]
+    assert "its first claim fixed threads 2, its group has 1" in ended[grouped["DKD"].digest()][1]

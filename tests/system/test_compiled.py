@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.trainers.conftest import Tiny
-from trainers import attempts, checkpoint
+from trainers import attempts, checkpoint, models
 from trainers.attempts import read_status
 from trainers.config import Execution, Trial
 from trainers.group import Ended, run_group
@@ -22,6 +22,7 @@ from trainers.train import trial_folder
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 COMPILED = Execution.of_new(1, "compiled")
+LIGHT = ["mobilenetv2_small", "shufflev1_small", "shufflev2_small"]
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +51,14 @@ def new_root(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     return make
 
 
+SMALL = {"latent_dim": 8, "generator_width": 4, "iterations": 2, "synthesis_batch": 8, "bank_images": 16}
+
+
 def trials(tiny: Tiny, epochs: int) -> list[Trial]:
-    """Logits alone; all maps; images that the method makes, and other student modes."""
+    """Logits alone; all maps; images that the method makes; a pool that is smaller than a batch in the first epoch."""
     found = [tiny._trial(name, {}, {"epochs": epochs}, None, with_teacher=True) for name in ("kd", "fitnet")]
-    return [*found, tiny.cudfkd(epochs=epochs)]
+    recipe = {"augment": False, "updates_per_epoch": 2, "epochs": epochs}
+    return [*found, tiny.cudfkd(epochs=epochs), tiny._trial("cmi", SMALL, recipe, None, with_teacher=True)]
 
 
 def log(trial: Trial, root: Path) -> str:
@@ -71,7 +76,7 @@ def same_bits(trial: Trial, one: Path, other: Path) -> bool:
 
 def test_compiled_training_is_the_eager_one_up_to_rounding(tiny: Tiny, new_root: Callable[[], Path]) -> None:
     usual, compiled = new_root(), new_root()
-    for trial in trials(tiny, epochs=1):
+    for trial in trials(tiny, epochs=1)[:3]:
         list(run_trial(trial, usual, usual, execution=Execution.of_new(1)))
         list(run_trial(trial, compiled, compiled, execution=COMPILED))
         assert log(trial, compiled).count("is compiled for images of shape (16, 1, 8, 8)") == 2, log(trial, compiled)
@@ -87,9 +92,10 @@ def test_bits_are_those_of_a_lone_whole_trial_when_it_is_continued_or_in_a_group
     tiny: Tiny, new_root: Callable[[], Path]
 ) -> None:
     whole, broken, together = new_root(), new_root(), new_root()
-    chosen = trials(tiny, epochs=2)
+    chosen = trials(tiny, epochs=3)
     for trial in chosen:
         list(run_trial(trial, whole, whole, execution=COMPILED))
+        assert log(trial, whole).count("is compiled for images of shape (16, 1, 8, 8)") == 2, log(trial, whole)
         begun = run_trial(trial, broken, broken, execution=COMPILED)
         next(begun)
         begun.close()
@@ -100,6 +106,30 @@ def test_bits_are_those_of_a_lone_whole_trial_when_it_is_continued_or_in_a_group
     assert [event.error for _, event in events if isinstance(event, Ended)] == [None, None]
     for trial in sharing:
         assert same_bits(trial, whole, together), trial.method
+
+
+def test_a_first_stage_and_dot_leave_the_student_eager(tiny: Tiny, new_root: Callable[[], Path]) -> None:
+    """A weight that a stage's terms do not reach stays where it was; DOT goes through a graph twice, which is told."""
+    fsp = tiny._trial("fsp", {}, {"epochs": 1, "weight_decay": 0.1}, None, with_teacher=True)
+    dot = tiny.kd(epochs=1, optimizer="dot")
+    for trial in (fsp, dot):
+        usual, compiled = new_root(), new_root()
+        list(run_trial(trial, usual, usual, execution=Execution.of_new(1)))
+        list(run_trial(trial, compiled, compiled, execution=COMPILED))
+        for mine, others in zip(weights(trial, compiled).values(), weights(trial, usual).values(), strict=True):
+            torch.testing.assert_close(mine, others, rtol=1e-2, atol=1e-3)
+    assert "stays eager: ResNetCifar: optimizer 'dot' goes through its graph twice" in log(dot, compiled)
+
+
+@pytest.mark.parametrize("name", ["resnet18_tiny7", "resnet50_small", "resnet8x4", "vgg8", "wrn_16_2", *LIGHT])
+def test_every_family_is_one_graph(name: str) -> None:
+    """Which `Passes` insists on; traced here, not translated."""
+    torch._dynamo.reset()
+    network = models.build(name, classes=10, channels=3, size=64, seed=0).train()
+    images = torch.randn(2, 3, 64, 64)
+    traced = torch.compile(network.features, backend="eager", fullgraph=True, dynamic=False)
+    other = models.build(name, classes=10, channels=3, size=64, seed=0).train()
+    assert torch.equal(traced(images).logits, other.features(images).logits)
 
 
 def test_a_sweep_compiles_and_a_machine_without_a_compiler_says_so(home: Any) -> None:

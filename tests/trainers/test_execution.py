@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +177,40 @@ def test_methods_look_at_a_teacher_with_all_its_layers(tiny: Any, new_root: Call
         patch.setattr(train, "make_loop", look)
         list(run_trial(trial_of(tiny, "ofd", epochs=1), root, root, execution=NEW))
     assert seen == [(9, 0)]
+
+
+def test_every_optimiser_of_a_new_trial_is_fused(tiny: Any, new_root: Callable[[], Path]) -> None:
+    """The student's, a first stage's, a generator's, a head's, a VAE's."""
+    root, seen = new_root(), dict[str, list[Any]]()
+    real = torch.optim.Optimizer.__init__
+
+    def note(optimizer: Any, *given: Any, **named: Any) -> None:
+        real(optimizer, *given, **named)
+        seen[name].append(optimizer.param_groups[0].get("fused"))
+
+    for name, execution in itertools.product(sorted(set(TRIALS) - {"kd-dot"}), (NEW, Execution())):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.optim.Optimizer, "__init__", note)
+            seen[name] = []
+            trial = trial_of(tiny, name, epochs=1).model_copy(update={"seed": 3 + (execution is NEW)})
+            list(run_trial(trial, root, root, execution=execution))
+        assert set(seen[name]) == ({True} if execution is NEW else {None}), name
+        assert len(seen[name]) >= {"ft": 2, "cudfkd": 2, "cmi": 3, "predfkd": 3}.get(name, 1), name
+
+
+def test_a_probe_is_fused_too(tiny: Any, root: Path) -> None:
+    trial, fused = tiny.probe(tiny.teacher(), epochs=1), []
+    real = train.make_loop
+
+    def look(setup: train.Setup) -> train.Loop:
+        loop: Any = real(setup)
+        fused.append(loop.optimizer.param_groups[0]["fused"])
+        return loop  # type: ignore[no-any-return]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "make_loop", look)
+        list(run_trial(trial, root, root, execution=NEW))
+    assert fused == [True]
 
 
 def norms(network: torch.nn.Module | None) -> int:

@@ -14,15 +14,21 @@ from trainers import models, passes
 from trainers.models import Features, Network
 from trainers.passes import Passes, eager
 
+BATCH = 4
 
-@pytest.fixture
-def network() -> Network:
+
+def fresh() -> Network:
     return models.build("resnet8", classes=10, channels=1, size=8, seed=0).train()
 
 
 @pytest.fixture
+def network() -> Network:
+    return fresh()
+
+
+@pytest.fixture
 def images() -> Tensor:
-    return torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return torch.randn(BATCH, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(autouse=True)
@@ -42,33 +48,68 @@ def instead_of_compiling(monkeypatch: pytest.MonkeyPatch, make: Callable[[Any], 
     return calls
 
 
+def raising(error: Exception) -> Callable[[Any], Any]:
+    def make(inner: Any) -> Any:
+        def run(images: Tensor) -> Any:
+            raise error
+
+        return run
+
+    return make
+
+
+def changed(change: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
+    """Networks whose logits are others than they were before they were compiled."""
+
+    def make(inner: Any) -> Any:
+        def run(images: Tensor) -> Features:
+            found: Features = inner(images)
+            return found._replace(logits=change(found.logits))
+
+        return run
+
+    return make
+
+
 def test_eager_passes_never_compile(network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = instead_of_compiling(monkeypatch, lambda inner: inner)
-    asked = Passes()
-    asked.next_batch()
+    asked = Passes(batch=BATCH)
     for needs_features in (False, True):
         output = asked.answer(network, images, needs_features)
         assert (output.features is not None) is needs_features
     assert calls == []
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("no working compiler\nand a long story"), "no working compiler"),
+        (RuntimeError("backend='inductor' raised:\nNo compiler at all"), "No compiler at all"),
+        (KeyError(), "KeyError"),
+    ],
+)
 def test_a_network_that_cannot_be_compiled_stays_eager_and_says_why(
-    network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception, says: str, network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(inner: Any) -> Any:
-        def run(images: Tensor) -> Any:
-            raise RuntimeError("no working compiler\nand a long story")
-
-        return run
-
-    instead_of_compiling(monkeypatch, broken)
-    asked, other = Passes("compiled"), models.build("resnet8", classes=10, channels=1, size=8, seed=0).train()
+    instead_of_compiling(monkeypatch, raising(error))
+    asked, other = Passes("compiled", BATCH), fresh()
     for _ in range(3):
         assert torch.equal(asked.answer(network, images, False).logits, eager(other, images, False).logits)
-    said = [record.getMessage() for record in caplog.records]
-    assert said == ["passes=compiled: ResNetCifar in training mode stays eager: no working compiler"]
+    assert asked.stayed_eager([network]) == [f"ResNetCifar in training mode: {says}"]
+    assert asked.stayed_eager([None, other]) == []
     for ours, theirs in zip(network.buffers(), other.buffers(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("error", [MemoryError("host"), torch.OutOfMemoryError("device")])
+def test_a_full_memory_is_no_fault_of_the_compiler(
+    error: Exception, network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instead_of_compiling(monkeypatch, raising(error))
+    before = [buffer.clone() for buffer in network.buffers()]
+    with pytest.raises(type(error)):
+        Passes("compiled", BATCH).answer(network, images, False)
+    assert all(torch.equal(*pair) for pair in zip(before, network.buffers(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -76,8 +117,11 @@ def test_a_network_that_cannot_be_compiled_stays_eager_and_says_why(
     [
         (lambda logits: logits * 1.01, "its compiled answers are off by 0.01 of the largest one"),
         (lambda logits: logits * float("nan"), "its compiled answers are off by nan"),
-        (lambda logits: logits + (logits - logits.detach()), "its compiled gradient is off by 1"),
-        (lambda logits: logits.detach() + 0 * logits, "its compiled gradient is off by 1"),
+        (lambda logits: logits + (logits - logits.detach()), "its compiled gradient of "),
+        (
+            lambda logits: logits.detach(),
+            "its compiled gradient reaches other weights: classifier.bias, classifier.weight",
+        ),
     ],
     ids=["answers", "nan", "twice the gradient", "no gradient"],
 )
@@ -89,15 +133,35 @@ def test_a_network_that_answers_otherwise_when_compiled_stays_eager(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    instead_of_compiling(monkeypatch, lambda inner: lambda images: change(inner(images)))
+    instead_of_compiling(monkeypatch, changed(change))
     before = [buffer.clone() for buffer in network.buffers()]
-    asked = Passes("compiled")
+    asked = Passes("compiled", BATCH)
     logits = asked.answer(network, images, False).logits
-    assert says in caplog.text
+    (line,) = asked.stayed_eager([network])
+    assert says in line
     assert "is compiled" not in caplog.text
     for buffer, old in zip(network.buffers(), before, strict=True):
         buffer.copy_(old)
     assert torch.equal(logits, eager(network, images, False).logits)
+
+
+def test_the_gradient_of_one_bias_is_looked_at(
+    network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(inner: Any) -> Any:
+        def run(images: Tensor) -> Features:
+            found: Features = inner(images)
+            bias = network.classifier.bias
+            return found._replace(logits=found.logits + (bias - bias.detach()))
+
+        return run
+
+    instead_of_compiling(monkeypatch, make)
+    asked = Passes("compiled", BATCH)
+    asked.answer(network, images, False)
+    assert asked.stayed_eager([network]) == [
+        "ResNetCifar in training mode: its compiled gradient of classifier.bias is off by 1"
+    ]
 
 
 def test_looking_at_a_compiled_network_leaves_no_trace(
@@ -105,15 +169,17 @@ def test_looking_at_a_compiled_network_leaves_no_trace(
 ) -> None:
     """One answer moves running statistics once, though the network was asked twice before; no gradient is left behind."""
     instead_of_compiling(monkeypatch, lambda inner: inner)
-    other = models.build("resnet8", classes=10, channels=1, size=8, seed=0).train()
-    Passes("compiled").answer(network, images, True)
+    other, asked = fresh(), Passes("compiled", BATCH)
+    asked.answer(network, images, True)
     eager(other, images, True)
     for ours, theirs in zip(network.buffers(), other.buffers(), strict=True):
         assert torch.equal(ours, theirs)
     assert all(parameter.grad is None for parameter in network.parameters())
+    assert asked.stayed_eager([network]) == []
+    assert asked.compiling_s > 0
 
 
-def test_each_mode_is_compiled_once_and_other_shapes_stay_eager(
+def test_each_mode_is_compiled_once_with_maps_and_parts_of_a_batch_stay_eager(
     network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs: list[int] = []
@@ -122,50 +188,57 @@ def test_each_mode_is_compiled_once_and_other_shapes_stay_eager(
         return lambda images: runs.append(len(images)) or inner(images)
 
     calls = instead_of_compiling(monkeypatch, counted)
-    asked = Passes("compiled")
-    for batch in (images, images, images[:3]):
-        asked.answer(network, batch, False)
+    asked = Passes("compiled", BATCH)
+    for batch, needs_features in ((images[:3], False), (images, False), (images, True), (images[:3], True)):
+        output = asked.answer(network, batch, needs_features)
+        assert (output.features is not None) is needs_features
     with torch.no_grad():
         asked.answer(network.eval(), images, False)
-    assert calls == [{"dynamic": False, "mode": None}] * 2
-    assert runs == [
-        4,
-        4,
-        4,
-        4,
-        4,
-    ]  # of each mode one to compare, then those that were asked for; none of the three images
+    assert calls == [{"dynamic": False, "fullgraph": True, "mode": None}] * 2
+    assert runs == [BATCH] * 5  # of each mode one to compare, then those that were asked for; none of three images
     assert caplog.text.count("is compiled for images of shape (4, 1, 8, 8)") == 2
 
 
 def test_answers_of_cuda_graphs_are_copies_that_no_replay_writes_over(
     network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held: list[Tensor] = []
+    held: list[Features] = []
+    marks: list[int] = []
 
     def static(inner: Any) -> Any:
         """Answers in the same memory each time, as a replayed graph does."""
 
         def run(images: Tensor) -> Features:
-            found: Features = inner(images)
-            held.append(found.logits)
-            return found
+            held.append(inner(images))
+            assert len(marks) == len(held)  # each call may use memory of the one before
+            return held[-1]
 
         return run
 
-    marks: list[int] = []
     calls = instead_of_compiling(monkeypatch, static)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
-    asked = Passes("cuda_graphs")
-    asked.next_batch()
     with torch.no_grad():
-        output = asked.answer(network.eval(), images, True)
-    assert calls == [{"dynamic": False, "mode": "reduce-overhead"}]
-    assert len(marks) == 1 + 3
-    value = output.logits.clone()
-    held[-1].zero_()
-    assert torch.equal(output.logits, value)
+        output = Passes("cuda_graphs", BATCH).answer(network.eval(), images, True)
+    assert calls == [{"dynamic": False, "fullgraph": True, "mode": "reduce-overhead"}]
+    assert len(held) == 3 + 1
+    values = [each.clone() for each in output.maps.tensors()]
+    for each in held[-1].tensors():
+        each.zero_()
+    assert all(torch.equal(*pair) for pair in zip(values, output.maps.tensors(), strict=True))
     assert output.maps.logits is output.logits
+
+
+def test_a_network_that_is_left_eager_says_why_where_it_would_have_been_compiled(
+    network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = instead_of_compiling(monkeypatch, lambda inner: inner)
+    compiled, plain = Passes("compiled", BATCH), Passes("eager", BATCH)
+    for each in (compiled, plain):
+        each.leave_eager(network, "somebody looks at it twice")
+        each.answer(network, images, False)
+    assert calls == []
+    assert compiled.stayed_eager([network]) == ["ResNetCifar: somebody looks at it twice"]
+    assert plain.stayed_eager([network]) == []
 
 
 def test_what_earlier_trials_compiled_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

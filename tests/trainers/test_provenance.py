@@ -15,6 +15,7 @@ from trainers import provenance
 from trainers.attempts import read_status
 from trainers.config import Execution
 from trainers.data import DataSet, Info, Split
+from trainers.group import run_group
 from trainers.run import run_trial
 
 INFO = Info(2, 1, 2, (0.5,), (0.5,), 0, False)
@@ -139,14 +140,20 @@ def test_networks_that_stayed_eager_are_noted_once_they_are_known(
         raise RuntimeError("no working compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    trial = tiny.kd(epochs=1)
-    list(run_trial(trial, root, root, execution=Execution.of_new(1, "compiled")))
-    made = provenance.read(read_status(root, trial.digest()).folder)
-    assert made["stayed_eager"] == [
-        "ResNetCifar in eval mode: no working compiler",
-        "ResNetCifar in training mode: no working compiler",
-    ]
-    assert made["commit"] == provenance.commit()
+    trials = [tiny.kd(epochs=1), tiny.kd({"temperature": 2.0}, epochs=1, optimizer="dot")]
+    list(run_group(trials, root, root, execution=Execution.of_new(1, "compiled")))
+    own = {
+        "kd": "ResNetCifar in training mode: no working compiler",
+        "dot": "ResNetCifar: optimizer 'dot' goes through its graph twice",
+    }
+    for trial, cause in zip(trials, own.values(), strict=True):
+        attempt = read_status(root, trial.digest()).folder
+        assert attempt is not None
+        made = provenance.read(attempt)
+        assert made["stayed_eager"] == ["ResNetCifar in eval mode: no working compiler", cause]
+        assert made["commit"] == provenance.commit()
+        said = (attempt / "log.txt").read_text()
+        assert [said.count(f"passes=compiled: stays eager: {line}") for line in made["stayed_eager"]] == [1, 1]
 
 
 def test_an_attempt_without_a_record_has_none(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Context:
         device: where the tensors are.
         labels: (N,) int64, of the training split, on `device`; a data-free method never looks at them.
         pool_folder: for files that are written once and that the method's state refers to; they follow a continued trial.
-        fused_optimizer: of `adam`.
+        fused_optimizer: whether what `adam` makes updates all weights in one kernel.
     """
 
     student: Network
@@ -58,7 +58,7 @@ class Context:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Of the student's weights (`trainers.train.lay_out`): a network of the method's own that makes its images takes it too."""
+        """Of the student's weights (`trainers.train.make_ready`): a network of the method's own that makes its images takes it too."""
         last = (
             weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
             for weight in self.student.parameters()

@@ -35,6 +35,10 @@ class Features(NamedTuple):
     pre_relu: tuple[Tensor, ...]
     stem: Tensor
 
+    def tensors(self) -> list[Tensor]:
+        """All of them, in order."""
+        return [self.logits, self.pooled, *self.stages, *self.pre_relu, self.stem]
+
 
 Map = tuple[int, int, int]  # C, H, W
 

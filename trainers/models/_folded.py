@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -13,7 +14,36 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trainers.models import Network
 
+logger = logging.getLogger(__name__)
+
+OFF = 1e-3
+"""Largest error of a folded network's answers, relative to the largest one; rounding makes a hundredth of it."""
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
+
+
+def folded_alike(network: Network, channels: int, size: int) -> Network | None:
+    """`folded`, where that answers like `network`; None, and a line in the log, where it does not.
+
+    A network of the user's may do what the graph of its passes does not show, such as reading a layer's weights itself.
+    """
+    device = next(network.parameters()).device
+    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    try:
+        own = folded(network, images[:1])
+        off = _error(own, network, images)
+    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+        logger.warning("the teacher keeps its BatchNorm layers: %s", error)
+        return None
+    if not off <= OFF:  # also for NaN
+        logger.warning("the teacher keeps its BatchNorm layers: without them its answers are off by %.2g", off)
+        return None
+    return own
+
+
+@torch.no_grad()
+def _error(own: Network, network: Network, images: Tensor) -> float:
+    answers = zip(own.features(images).tensors(), network.features(images).tensors(), strict=True)
+    return max(float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)) for ours, theirs in answers)
 
 
 def folded(network: Network, images: Tensor) -> Network:
@@ -30,12 +60,16 @@ def folded(network: Network, images: Tensor) -> Network:
         images: (B, C, H, W), one is enough, of any values, on the network's device.
     """
     own = copy.deepcopy(network)
-    owners = {module: (parent, name) for parent in own.modules() for name, module in parent.named_children()}
+    owners: dict[nn.Module, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for parent in own.modules():
+        for name, module in parent._modules.items():
+            if module is not None:
+                owners[module].append((parent, name))
     for convolution, norm in pairs(own, images):
-        parent, name = owners[convolution]
-        setattr(parent, name, fuse_conv_bn_eval(convolution, norm))
-        parent, name = owners[norm]
-        setattr(parent, name, nn.Identity())
+        changes = {convolution: fuse_conv_bn_eval(convolution, norm), norm: nn.Identity()}
+        for module, instead in changes.items():
+            for parent, name in owners[module]:
+                setattr(parent, name, instead)
     return own
 
 
@@ -51,8 +85,8 @@ def pairs(network: Network, images: Tensor) -> list[Pair]:
         for hook in hooks:
             hook.remove()
     times = Counter(layer for layer, _ in calls)
-    made_by = {node: layer for layer, node in calls if times[layer] == 1}
-    uses = _uses([seen.logits, seen.pooled, *seen.stages, *seen.pre_relu, seen.stem])
+    made_by = {node: layer for layer, node in calls if times[layer] == 1 and node is not None}
+    uses = _uses(seen.tensors())
     found = []
     for node, norm in made_by.items():
         source = node.next_functions[0][0]

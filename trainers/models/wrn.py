@@ -91,8 +91,9 @@ class WideResNet(Network):
         return logits
 
     def features(self, images: Tensor) -> Features:
-        stem = self.conv(images)
-        maps, sums, normed_sums = stem, list[Tensor](), list[Tensor]()
+        maps = stem = self.conv(images)
+        sums: list[Tensor] = []
+        normed_sums: list[Tensor] = []
         for stage in self.stages:
             for index, block in enumerate(cast(nn.ModuleList, stage)):
                 normed = cast(Block, block).norm1(maps)

@@ -25,7 +25,7 @@ from trainers.config import DataSpec, Execution, MethodConfig, Protocol, Trial, 
 from trainers.data import DataSet, Split
 from trainers.data.digits import INFO
 from trainers.methods import config_type, freeze, module, presets
-from trainers.train import Setup, lay_out
+from trainers.train import Setup, make_ready
 
 METHODS = registry.names("methods")
 TRAINED = [name for name in METHODS if module(name).KIND not in ("evaluate", "probe")]
@@ -142,7 +142,7 @@ def loop_of(name: str, hparams: dict[str, Any], execution: Execution | None = No
     student, teacher = copy.deepcopy(networks())
     setup = Setup(trial, IMAGES, student, teacher if module(name).NEEDS_TEACHER else None, torch.device("cpu"), folder)
     if execution is not None:
-        setup = lay_out(setup, execution)
+        setup = make_ready(setup, execution)
     return (datafree.DataFreeLoop if trial.kind == "datafree" else distill.DistillLoop)(setup)
 
 

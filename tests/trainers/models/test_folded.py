@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainers import models
 from trainers.models import Features, Network
-from trainers.models._folded import folded
+from trainers.models._folded import folded, folded_alike
 
 FOLDED = {"resnet8": (9, 9), "resnet32x4": (34, 34), "wrn_16_2": (6, 13), "vgg8": (5, 5), "mobilenetv2": (53, 53)}
 """Of how many BatchNorm layers; those of a WRN that follow a sum have no convolution to go into."""
@@ -42,14 +42,10 @@ def shown(dtype: torch.dtype) -> Tensor:
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2), dtype=dtype)
 
 
-def tensors(features: Features) -> list[Tensor]:
-    return [features.logits, features.pooled, *features.stages, *features.pre_relu, features.stem]
-
-
 @torch.no_grad()
 def error(one: Network, other: Network, images: Tensor) -> float:
     """Largest of all answers, relative to the largest value of each."""
-    pairs = zip(tensors(one.features(images)), tensors(other.features(images)), strict=True)
+    pairs = zip(one.features(images).tensors(), other.features(images).tensors(), strict=True)
     return max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in pairs)
 
 
@@ -130,3 +126,50 @@ def test_a_layer_without_running_statistics_stays() -> None:
     own = folded(network, shown(torch.float32)[:1])
     assert isinstance(own, Odd)
     assert isinstance(own.norms[5], nn.BatchNorm2d)
+
+
+class Users(Network):
+    """One convolution and BatchNorm, and what a user may do with them."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.convolution, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.again = nn.ModuleList([self.convolution])
+        self.classifier = nn.Linear(3, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images).logits
+
+    def features(self, images: Tensor) -> Features:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.how != "without a graph"):
+            made = self.again[0](images)
+        total = self.norm(made)
+        if self.how == "a mask of it":
+            total = total * (made > 0)
+        if self.how == "its weights":
+            total = total * self.convolution.weight.sum()
+        if self.how == "its type":
+            total = total + self.norm.running_mean.sum()
+        pooled = F.relu(total).mean((2, 3))
+        return Features(self.classifier(pooled), pooled, (F.relu(total),), (total,), images)
+
+
+@pytest.mark.parametrize(
+    ("how", "left"),
+    [("nothing", 0), ("without a graph", 1), ("a mask of it", None), ("its weights", None), ("its type", None)],
+)
+def test_a_network_that_answers_otherwise_is_not_folded(
+    how: str, left: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Named twice, its convolution is replaced in both places; what no graph shows is found by comparing, and logged."""
+    torch.manual_seed(0)
+    network = Users(how).eval().requires_grad_(False)
+    network.norm.running_mean = torch.rand(3)
+    network.norm.running_var = torch.rand(3) + 0.5
+    own = folded_alike(network, 3, 8)
+    assert (own is None) is (left is None)
+    assert ("the teacher keeps its BatchNorm layers" in caplog.text) is (left is None)
+    if own is not None:
+        assert len(list(norms(own))) == left
+        assert error(own, network, shown(torch.float32)) < 1e-5
