@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,17 +21,18 @@ from trainers.models import Features, Network
 logger = logging.getLogger(__name__)
 
 RECOMPILATIONS = 256
-"""Of one network's code: each trial of a group, in training and in eval mode; beyond the limit torch is silently eager."""
-ANSWERS_OFF = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
-"""Largest error of a compiled network's answers, relative to the largest one."""
-GRADIENTS_OFF = {torch.float32: 0.1, torch.bfloat16: 0.5}
+"""Of one network's code: each trial of a group, in training and in eval mode, and each size of its batches."""
+MOST_SHAPES = 4
+"""Shapes of images that a network is compiled for in one mode; some methods show a few sizes, a user's might show any."""
+ANSWERS_OFF = 1e-3
+"""Largest error of a compiled network's answers, relative to the largest one, where the eager ones have none."""
+GRADIENTS_OFF = 0.1
 """Likewise of the gradient of each weight, by its norm. A ReLU whose input rounds to the other side of 0 lets a gradient through or
 not, which makes up to 0.02 in a single weight's (MobileNetV2, 16 images)."""
-NEGLIGIBLE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+AS_EAGER = 3.0
+"""Times the error of the eager network that is allowed on top: with bfloat16, or TF32 on a GPU, that rounds as well."""
+NEGLIGIBLE = 1e-4
 """Part of the whole gradient's norm below which a weight's own is rounding: that of a bias before BatchNorm is 0 but for it."""
-
-Gradients = dict[str, Tensor]
-"""Of the weights that the answers depend on, by name."""
 
 
 class _Asked(NamedTuple):
@@ -39,26 +40,27 @@ class _Asked(NamedTuple):
 
     Attributes:
         network: kept so that its id is not given to another one.
-        run: None: it stays eager.
+        runs: by the shape of the images; None: it stays eager.
     """
 
     network: Network
-    run: Callable[[Tensor], Features] | None
+    runs: dict[torch.Size, Callable[[Tensor], Features] | None]
 
 
 class Passes:
     """The passes of a trial, or of the trials of a group, in the updates of its recipe. Evaluation and first stages are eager.
 
-    A network is compiled at its first whole batch in each mode; parts of one (the last of an epoch) stay eager. There it is
-    compared with the eager one, answers and gradients; its BatchNorm statistics and its gradients are as before afterwards. It is always
-    compiled with its maps, so that trials that look at them and trials that do not have the same bits.
+    A network is compiled at its first whole batch of each size, in each mode; parts of one (the last of an epoch) stay eager. There it
+    is compared with the eager one, answers and gradients, by how far both are from float32 without TF32; its BatchNorm statistics and its
+    gradients are as before afterwards. It is always compiled with its maps, so that trials that look at them and trials that do not have the
+    same bits.
 
     A compiled network gives a weight that no term of a loss reaches the gradient 0, where the eager one gives it none. All
     terms of a recipe's updates taken together reach every weight, since they look at the logits.
 
     Args:
         kind: see `Execution.passes`.
-        batch: images of a whole one, all their views counted.
+        batch: images that a whole one has at the least, all their views counted.
 
     Attributes:
         compiling_s: seconds that compiling and comparing have taken.
@@ -82,15 +84,16 @@ class Passes:
         Raises:
             MemoryError, torch.OutOfMemoryError: as the network itself may.
         """
-        if self.kind == "eager" or len(images) != self._batch or id(network) in self._left:
+        if self.kind == "eager" or len(images) < self._batch or id(network) in self._left:
             return eager(network, images, needs_features)
         trained = tuple(parameter.requires_grad for parameter in network.parameters())
-        key = (id(network), network.training, torch.is_grad_enabled(), trained)
-        if key not in self._asked:
+        mode = (id(network), network.training, torch.is_grad_enabled(), trained)
+        shapes = self._asked.setdefault(mode, _Asked(network, {})).runs
+        if images.shape not in shapes and len(shapes) < MOST_SHAPES:
             started = time.perf_counter()
-            self._asked[key] = _Asked(network, self._compiled(network, images))
+            shapes[images.shape] = self._compiled(network, images)
             self.compiling_s += time.perf_counter() - started
-        run = self._asked[key].run
+        run = shapes.get(images.shape)
         if run is None:
             return eager(network, images, needs_features)
         features = run(images)
@@ -116,9 +119,12 @@ class Passes:
             fault = None
             for _ in range(3 if graphs else 1):  # CUDA graphs warm up, are recorded, and are replayed
                 fault = fault or _difference(network, run, images)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:  # no compiler, an operator that it does not know: they share no class
+            full = next(
+                (each for each in _chain(error) if isinstance(each, MemoryError | torch.OutOfMemoryError)), None
+            )
+            if full is not None:
+                raise full from error
             fault = _cause(error)
         name = f"{type(network).__name__} in {'training' if network.training else 'eval'} mode"
         if fault:
@@ -162,6 +168,14 @@ def _replayed(compiled: Callable[[Tensor], Features]) -> Callable[[Tensor], Feat
     return run
 
 
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came of."""
+    inner: BaseException | None = error
+    while inner is not None:
+        yield inner
+        inner = getattr(inner, "inner_exception", None) or inner.__cause__ or inner.__context__
+
+
 def _cause(error: Exception) -> str:
     """The line of an error of torch's compiler that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -173,31 +187,43 @@ def _cause(error: Exception) -> str:
 
 def _difference(network: Network, run: Callable[[Tensor], Features], images: Tensor) -> str | None:
     """In what a compiled network is not the eager one; None where both are alike. The network is left as it was."""
-    precision = torch.bfloat16 if torch.is_autocast_enabled(images.device.type) else torch.float32
-    answers, gradients = _tried(network, lambda: network.features(images))
-    own_answers, own_gradients = _tried(network, lambda: run(images))
-    for ours, theirs in zip(own_answers, answers, strict=True):
-        off = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
-        if not off <= ANSWERS_OFF[precision]:  # also for NaN
+    with (
+        torch.autocast(images.device.type, enabled=False),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    ):
+        true = _tried(network, lambda: network.features(images))
+    usual, own = _tried(network, lambda: network.features(images)), _tried(network, lambda: run(images))
+    for ours, theirs, exact in zip(own.answers, usual.answers, true.answers, strict=True):
+        largest = exact.abs().max().clamp(min=1e-6)
+        off, allowed = (float((each - exact).abs().max() / largest) for each in (ours, theirs))
+        if not off <= ANSWERS_OFF + AS_EAGER * allowed:  # also for NaN
             return f"its compiled answers are off by {off:.2g} of the largest one"
-    norms = {name: float(each.norm()) for name, each in gradients.items()}
-    whole = math.hypot(*norms.values())
-    if set(gradients) != set(own_gradients):
-        return f"its compiled gradient reaches other weights: {', '.join(sorted(set(gradients) ^ set(own_gradients)))}"
-    for name, expected in gradients.items():
-        off = float((own_gradients[name] - expected).norm()) / max(norms[name], NEGLIGIBLE[precision] * whole, 1e-12)
-        if not off <= GRADIENTS_OFF[precision]:
+    if set(usual.gradients) != set(own.gradients):
+        odd = sorted(set(usual.gradients) ^ set(own.gradients))
+        return f"its compiled gradient reaches other weights: {', '.join(odd)}"
+    whole = math.hypot(*(float(each.norm()) for each in true.gradients.values()))
+    for name, exact in true.gradients.items():
+        size = max(float(exact.norm()), NEGLIGIBLE * whole, 1e-12)
+        off, allowed = (float((each.gradients[name] - exact).norm()) / size for each in (own, usual))
+        if not off <= GRADIENTS_OFF + AS_EAGER * allowed:
             return f"its compiled gradient of {name} is off by {off:.2g}"
     return None
 
 
-def _tried(network: Network, ask: Callable[[], Features]) -> tuple[Sequence[Tensor], Gradients]:
-    """All that a network answers, and the gradient of a sum of it; statistics of BatchNorm go back to what they were."""
+class _Tried(NamedTuple):
+    """All that a network answers, and the gradient of a sum of it for each weight that it depends on, by name; float32."""
+
+    answers: Sequence[Tensor]
+    gradients: Mapping[str, Tensor]
+
+
+def _tried(network: Network, ask: Callable[[], Features]) -> _Tried:
+    """What comes of one pass; statistics of BatchNorm go back to what they were."""
     before = [buffer.clone() for buffer in network.buffers()]
     try:
         outputs = ask().tensors()
         trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-        gradients: Gradients = {}
+        gradients: dict[str, Tensor] = {}
         if torch.is_grad_enabled() and trained:
             total = torch.stack([(each.float() * _weights(each)).mean() for each in outputs]).sum()
             found = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
@@ -208,7 +234,7 @@ def _tried(network: Network, ask: Callable[[], Features]) -> tuple[Sequence[Tens
         with torch.no_grad():
             for buffer, old in zip(network.buffers(), before, strict=True):
                 buffer.copy_(old)
-    return [each.detach().float().clone() for each in outputs], gradients
+    return _Tried([each.detach().float().clone() for each in outputs], gradients)
 
 
 def _weights(answer: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def _per_update_s(loop: Any, place: torch.device, cycle: int, most_s: float) -> 
 
     with _after_each_step(note), contextlib.suppress(_Enough):
         loop.run_epoch(loop.first_epochs)
-    return per_update_s(began, ends, cycle)
+    return per_update_s(began + loop.setup.passes.compiling_s, ends, cycle)
 
 
 def per_update_s(began: float, ends: Sequence[float], cycle: int) -> float:

@@ -279,7 +279,7 @@ def train_steps(
         faults.point("checkpoint-written")
         left = setup.passes.stayed_eager((setup.answering, setup.student))
         if left != noted:
-            for line in left[len(noted) :]:
+            for line in (line for line in left if line not in noted):
                 logger.warning("passes=%s: stays eager: %s", execution.passes, line)
             noted = left
             provenance.note_eager(attempt, left)
@@ -363,16 +363,17 @@ def make_ready(setup: Setup, execution: Execution) -> Setup:
     without_norms = None
     if teacher is not None and execution.folded_teacher:
         without_norms = common.once("folded", lambda: folded_alike(teacher, info.channels, info.size))
-    passes = common.once("passes", lambda: Passes(execution.passes, images_of_a_batch(setup.trial)))
+    passes = common.once("passes", lambda: Passes(execution.passes, images_of_a_batch(setup)))
     return replace(setup, execution=execution, folded=without_norms, passes=passes)
 
 
-def images_of_a_batch(trial: Trial) -> int:
-    """With all their views."""
+def images_of_a_batch(setup: Setup) -> int:
+    """What a whole batch has at the least, with all views."""
+    trial, size = setup.trial, setup.trial.protocol.batch_size
     if trial.kind == "datafree":
-        return trial.protocol.batch_size
+        return size
     config = module(trial.method).Config.model_validate(dict(trial.hparams))
-    return trial.protocol.batch_size * VIEWS[methods.views(trial.method, config)].count
+    return min(size, len(setup.images.train)) * VIEWS[methods.views(trial.method, config)].count
 
 
 def prepare_process(device: torch.device, execution: Execution) -> None:

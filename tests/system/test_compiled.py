@@ -76,13 +76,16 @@ def same_bits(trial: Trial, one: Path, other: Path) -> bool:
 
 def test_compiled_training_is_the_eager_one_up_to_rounding(tiny: Tiny, new_root: Callable[[], Path]) -> None:
     usual, compiled = new_root(), new_root()
-    for trial in trials(tiny, epochs=1)[:3]:
+    half = tiny.kd(epochs=1, trial={"precision": "bf16"})
+    for trial in (*trials(tiny, epochs=1)[:3], half):
         list(run_trial(trial, usual, usual, execution=Execution.of_new(1)))
         list(run_trial(trial, compiled, compiled, execution=COMPILED))
         assert log(trial, compiled).count("is compiled for images of shape (16, 1, 8, 8)") == 2, log(trial, compiled)
         assert "eager" not in log(trial, compiled)
         ours, theirs = (attempts.rows(read_status(root, trial.digest())) for root in (compiled, usual))
-        assert ours[0]["train/loss"] == pytest.approx(theirs[0]["train/loss"], rel=1e-3)
+        assert ours[0]["train/loss"] == pytest.approx(theirs[0]["train/loss"], rel=1e-2 if trial is half else 1e-3)
+        if trial is half:
+            continue
         for mine, others in zip(weights(trial, compiled).values(), weights(trial, usual).values(), strict=True):
             torch.testing.assert_close(mine, others, rtol=1e-2, atol=1e-3)
         assert not same_bits(trial, usual, compiled)  # it was compiled: the order of sums is another one
@@ -110,7 +113,7 @@ def test_bits_are_those_of_a_lone_whole_trial_when_it_is_continued_or_in_a_group
 
 def test_a_first_stage_and_dot_leave_the_student_eager(tiny: Tiny, new_root: Callable[[], Path]) -> None:
     """A weight that a stage's terms do not reach stays where it was; DOT goes through a graph twice, which is told."""
-    fsp = tiny._trial("fsp", {}, {"epochs": 1, "weight_decay": 0.1}, None, with_teacher=True)
+    fsp = tiny._trial("fsp", {}, {"epochs": 1, "weight_decay": 0.1}, {"student": "wrn_10_1"}, with_teacher=True)
     dot = tiny.kd(epochs=1, optimizer="dot")
     for trial in (fsp, dot):
         usual, compiled = new_root(), new_root()
@@ -118,6 +121,7 @@ def test_a_first_stage_and_dot_leave_the_student_eager(tiny: Tiny, new_root: Cal
         list(run_trial(trial, compiled, compiled, execution=COMPILED))
         for mine, others in zip(weights(trial, compiled).values(), weights(trial, usual).values(), strict=True):
             torch.testing.assert_close(mine, others, rtol=1e-2, atol=1e-3)
+        assert ("WideResNet in training mode is compiled" in log(trial, compiled)) is (trial is fsp)
     assert "stays eager: ResNetCifar: optimizer 'dot' goes through its graph twice" in log(dot, compiled)
 
 

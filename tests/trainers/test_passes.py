@@ -101,11 +101,20 @@ def test_a_network_that_cannot_be_compiled_stays_eager_and_says_why(
         assert torch.equal(ours, theirs)
 
 
+class Wrapped(RuntimeError):
+    """As torch's compiler hands on what a backend raised."""
+
+    def __init__(self, inner: Exception) -> None:
+        super().__init__("backend='inductor' raised:")
+        self.inner_exception = inner
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, Wrapped], ids=["bare", "wrapped"])
 @pytest.mark.parametrize("error", [MemoryError("host"), torch.OutOfMemoryError("device")])
 def test_a_full_memory_is_no_fault_of_the_compiler(
-    error: Exception, network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch
+    error: Exception, wrap: Any, network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    instead_of_compiling(monkeypatch, raising(error))
+    instead_of_compiling(monkeypatch, raising(wrap(error)))
     before = [buffer.clone() for buffer in network.buffers()]
     with pytest.raises(type(error)):
         Passes("compiled", BATCH).answer(network, images, False)
@@ -197,6 +206,35 @@ def test_each_mode_is_compiled_once_with_maps_and_parts_of_a_batch_stay_eager(
     assert calls == [{"dynamic": False, "fullgraph": True, "mode": None}] * 2
     assert runs == [BATCH] * 5  # of each mode one to compare, then those that were asked for; none of three images
     assert caplog.text.count("is compiled for images of shape (4, 1, 8, 8)") == 2
+
+
+def test_whole_batches_of_a_few_sizes_are_compiled(
+    network: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where new images are shown together with some of those before."""
+    calls = instead_of_compiling(monkeypatch, lambda inner: inner)
+    asked = Passes("compiled", BATCH)
+    for more in (0, 2, 0, 2, 1, 3, 4, 5):
+        asked.answer(network, torch.randn(BATCH + more, 1, 8, 8), False)
+    assert len(calls) == passes.MOST_SHAPES
+    assert caplog.text.count("is compiled for images of shape") == passes.MOST_SHAPES
+
+
+def test_a_compiled_network_may_round_like_the_eager_one(
+    network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With bfloat16 both are far from float32; an answer that is farther by much is refused all the same."""
+
+    def found(change: float) -> list[str]:
+        instead_of_compiling(monkeypatch, changed(lambda logits: logits * change))
+        asked, own = Passes("compiled", BATCH), fresh()
+        with torch.autocast("cpu", torch.bfloat16):
+            asked.answer(own, images, False)
+        return asked.stayed_eager([own])
+
+    assert found(1.0) == []
+    assert found(1.004) == []  # more than ANSWERS_OFF
+    assert "its compiled answers are off by" in found(1.3)[0]
 
 
 def test_answers_of_cuda_graphs_are_copies_that_no_replay_writes_over(

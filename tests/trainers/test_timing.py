@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from trainers import data, timing
+from trainers.config import Execution
 from trainers.errors import ConfigError, TrialError
+from trainers.passes import Passes
 
 
 @pytest.fixture
@@ -80,3 +83,14 @@ def test_memory_is_known_after_two_updates(tiny: Any, root: Path, monkeypatch: p
     assert seen == [2]
     assert found.seconds > 0
     assert found.peak_memory_mib > 50  # a process that has imported torch
+
+
+def test_compiling_is_counted_once_and_not_for_each_epoch(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an epoch has but one cycle of updates, so that the first one counts."""
+    trial = tiny.cudfkd(epochs=100, updates_per_epoch=2)
+    monkeypatch.setattr(Passes, "_compiled", lambda *_: time.sleep(0.5))
+    assert 2 * 0.5 < timing.probe_s(trial, tmp_path, execution=Execution.of_new(1, "compiled")) < 100 * 0.5
+    monkeypatch.setattr(timing, "LONGEST_S", 0.9)  # of which compiling is no part
+    assert timing.probe_s(trial, tmp_path, execution=Execution.of_new(1, "compiled")) > 2 * 0.5

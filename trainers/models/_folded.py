@@ -16,28 +16,32 @@ from trainers.models import Network
 
 logger = logging.getLogger(__name__)
 
-OFF = 1e-3
-"""Largest error of a folded network's answers, relative to the largest one; rounding makes a hundredth of it."""
+OFF = 1e-6
+"""Largest error of a folded network's answers in double precision, relative to the largest one; rounding makes a millionth of it."""
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 
 def folded_alike(network: Network, channels: int, size: int) -> Network | None:
     """`folded`, where that answers like `network`; None, and a line in the log, where it does not.
 
-    A network of the user's may do what the graph of its passes does not show, such as reading a layer's weights itself.
+    A network of the user's may do what the graph of its passes does not show, such as reading a layer's weights itself. Both are
+    made and compared in double precision, in which a GPU does not round on its own account (TF32).
     """
-    device = next(network.parameters()).device
-    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    first = next(network.parameters())
+    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0)).to(first.device).double()
     try:
-        own = folded(network, images[:1])
-        off = _error(own, network, images)
+        exact = copy.deepcopy(network).double()
+        own = folded(exact, images[:1])
+        off = _error(own, exact, images)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
         logger.warning("the teacher keeps its BatchNorm layers: %s", error)
         return None
     if not off <= OFF:  # also for NaN
         logger.warning("the teacher keeps its BatchNorm layers: without them its answers are off by %.2g", off)
         return None
-    return own
+    return own.to(first.dtype)
 
 
 @torch.no_grad()
