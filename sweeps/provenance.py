@@ -32,7 +32,7 @@ def tags_of(attempt: Path | None) -> dict[str, str]:
         "sweeps.device": made["device"],
         "sweeps.device_name": made["device_name"],
         "sweeps.data_sha256": made["data_sha256"],
-        **({"sweeps.stayed_eager": "\n".join(stayed_eager(attempt))} if stayed_eager(attempt) else {}),
+        **({"sweeps.stayed_eager": "\n".join(made["stayed_eager"])} if "stayed_eager" in made else {}),
     }
 
 

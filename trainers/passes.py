@@ -48,7 +48,7 @@ class _Asked(NamedTuple):
 
 
 class Passes:
-    """The passes of a trial, or of the trials of a group, in the updates of its recipe. Evaluation and first stages are eager.
+    """The passes of a trial, or of the trials of a group, in updates. Evaluation is eager, and so are students in first stages.
 
     A network is compiled at its first whole batch of each size, in each mode; parts of one (the last of an epoch) stay eager. There it
     is compared with the eager one, answers and gradients, by how far both are from float32 without TF32; its BatchNorm statistics and its
@@ -89,11 +89,15 @@ class Passes:
         trained = tuple(parameter.requires_grad for parameter in network.parameters())
         mode = (id(network), network.training, torch.is_grad_enabled(), trained)
         shapes = self._asked.setdefault(mode, _Asked(network, {})).runs
-        if images.shape not in shapes and len(shapes) < MOST_SHAPES:
+        if images.shape not in shapes:
             started = time.perf_counter()
-            shapes[images.shape] = self._compiled(network, images)
+            shapes[images.shape] = self._compiled(network, images) if len(shapes) < MOST_SHAPES else None
             self.compiling_s += time.perf_counter() - started
-        run = shapes.get(images.shape)
+            if len(shapes) == MOST_SHAPES + 1:
+                self._note(
+                    network, f"images of shape {tuple(images.shape)}, beyond the {MOST_SHAPES} that it is compiled for"
+                )
+        run = shapes[images.shape]
         if run is None:
             return eager(network, images, needs_features)
         features = run(images)
@@ -103,11 +107,14 @@ class Passes:
         """Never compiles `network`; says why where it would have been."""
         self._left[id(network)] = network
         if self.kind != "eager":
-            self._eager.setdefault(id(network), []).append(f"{type(network).__name__}: {cause}")
+            self._note(network, cause)
 
     def stayed_eager(self, networks: Iterable[Network | None]) -> list[str]:
         """Those of `networks` that could not be compiled so far, and why; a line each."""
         return [line for network in networks for line in self._eager.get(id(network), ())]
+
+    def _note(self, network: Network, cause: str, mode: str = "") -> None:
+        self._eager.setdefault(id(network), []).append(f"{type(network).__name__}{mode}: {cause}")
 
     def _compiled(self, network: Network, images: Tensor) -> Callable[[Tensor], Features] | None:
         graphs = self.kind == "cuda_graphs"
@@ -126,10 +133,11 @@ class Passes:
             if full is not None:
                 raise full from error
             fault = _cause(error)
-        name = f"{type(network).__name__} in {'training' if network.training else 'eval'} mode"
+        mode = f" in {'training' if network.training else 'eval'} mode"
         if fault:
-            self._eager.setdefault(id(network), []).append(f"{name}: {fault}")
+            self._note(network, fault, mode)
             return None
+        name = type(network).__name__ + mode
         logger.info("passes=%s: %s is compiled for images of shape %s", self.kind, name, tuple(images.shape))
         return run
 
@@ -179,9 +187,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _cause(error: Exception) -> str:
     """The line of an error of torch's compiler that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [
-        line for line in lines if not line.startswith("backend=")
-    ]  # the first line of some only names the backend
+    # the first line of some only names the backend
+    telling = [line for line in lines if not line.startswith("backend=")]
     return next(iter([*telling, *lines]), type(error).__name__)
 
 

@@ -277,12 +277,7 @@ def train_steps(
             file, {"loop": loop.state_dict(), "rows": progress.rows, "best": progress.best, "kept": progress.kept}
         )
         faults.point("checkpoint-written")
-        left = setup.passes.stayed_eager((setup.answering, setup.student))
-        if left != noted:
-            for line in (line for line in left if line not in noted):
-                logger.warning("passes=%s: stays eager: %s", execution.passes, line)
-            noted = left
-            provenance.note_eager(attempt, left)
+        noted = _note_eager(setup, attempt, noted)
         yield Epoch(number, row, last=finished or number == loop.total_epochs - 1)
     if trial.protocol.stop_at_acc1_pct is not None and not finished:
         reached = max((row["test/acc1_pct"] for row in progress.rows), default=0.0)
@@ -293,6 +288,16 @@ def train_steps(
     kept = progress.kept if progress.kept is not None else setup.student.state_dict()
     checkpoint.save(attempt / "weights.pt", {"network": trial.student, "state": kept})
     faults.point("weights-written")
+
+
+def _note_eager(setup: Setup, attempt: Path, noted: list[str]) -> list[str]:
+    """Tells of the trial's networks that could not be compiled so far; returns them all."""
+    left = setup.passes.stayed_eager((setup.answering, setup.student))
+    for line in (line for line in left if line not in noted):
+        logger.warning("passes=%s: stays eager: %s", setup.execution.passes, line)
+    if left != noted:
+        provenance.note_eager(attempt, left)
+    return left
 
 
 def result_of(trial: Trial, rows: list[Row]) -> Row:

@@ -16,6 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -34,7 +35,7 @@ auth_cache_ttl_seconds = 60
 """
 
 
-class Server:
+class Server(ABC):
     """A process and its children. Use as a context manager; what a test leaves running ends with the tests.
 
     Attributes:
@@ -82,9 +83,9 @@ class Server:
             time.sleep(0.2)
         return self
 
+    @abstractmethod
     def ready(self) -> bool:
         """Whether it answers now."""
-        raise NotImplementedError
 
     def stop(self, timeout_s: float = 60) -> None:
         """Ends the server in order, or by force when it does not end in time."""
@@ -143,8 +144,8 @@ class Server:
 
     _end_signal = signal.SIGTERM
 
-    def _launch(self, log: int) -> subprocess.Popen[bytes]:
-        raise NotImplementedError
+    @abstractmethod
+    def _launch(self, log: int) -> subprocess.Popen[bytes]: ...
 
     def _stopped(self) -> list[int]:
         """Stops the process and all below it; none can start another one meanwhile. Returns their ids."""

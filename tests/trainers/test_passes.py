@@ -218,6 +218,9 @@ def test_whole_batches_of_a_few_sizes_are_compiled(
         asked.answer(network, torch.randn(BATCH + more, 1, 8, 8), False)
     assert len(calls) == passes.MOST_SHAPES
     assert caplog.text.count("is compiled for images of shape") == passes.MOST_SHAPES
+    assert asked.stayed_eager([network]) == [
+        "ResNetCifar: images of shape (8, 1, 8, 8), beyond the 4 that it is compiled for"
+    ]
 
 
 def test_a_compiled_network_may_round_like_the_eager_one(
