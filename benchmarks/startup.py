@@ -172,6 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = ("yes" if good else "**no**") if bound else ""
         lines.append(f"| {name} | {took.wall_s:.2f} | {took.cpu_s:.2f} | {bound} | {said} |")
     lines += ["", f"First epoch over bare start: {ratio:.2f}. Load at the end: {os.getloadavg()[0]:.1f}.", ""]
+    for name, turns in (("Bare starts", started), ("First epochs", launched)):
+        lines += [f"{name}, s: {', '.join(f'{turn.wall_s:.2f}' for turn in turns)}.", ""]
     lines += ["Heaviest imports of `sweep plan all`, with what they import:", ""]
     lines += [f"    {seconds:6.3f} s  {name}" for seconds, name in heaviest]
     sys.stdout.write("\n".join(lines) + "\n")

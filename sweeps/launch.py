@@ -11,12 +11,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sweeps.cluster import Cluster, dead_services, start, stop  # before Tune: it sets what Ray reads at its import
+from sweeps.cluster import (  # before Tune: it sets what Ray reads at its import
+    Cluster,
+    dead_services,
+    instead,
+    start,
+    stop,
+)
 
 # isort: split
 import ray
 from ray import tune
 from ray.air._internal import usage
+from ray.tune.execution import tune_controller
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -301,6 +308,29 @@ def fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | Non
             queue.release(digest, "crashed", what)
 
 
+def waiting_workers(settings: Settings) -> contextlib.AbstractContextManager[None]:
+    """Trials go into the workers that a Ray started here holds ready.
+
+    Tune gives its workers some of the driver's variables, and workers with variables of their own are started for each trial anew.
+    Those of a Ray that was started here have the driver's anyway.
+    """
+    if settings.ray_address is not None:
+        return contextlib.nullcontext()
+    return instead(tune_controller, "_ActorClassCache", PlainActors)
+
+
+class PlainActors:
+    """What Tune keeps of each class that it starts actors of, without a runtime environment."""
+
+    def __init__(self) -> None:
+        self._made: dict[type, Any] = {}
+
+    def get(self, trainable: type) -> Any:
+        if trainable not in self._made:
+            self._made[trainable] = ray.remote(trainable)
+        return self._made[trainable]
+
+
 def _fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | None) -> None:
     scheduler = StudyScheduler(queue, share)
     scratch = Path(tempfile.mkdtemp(prefix="sweeps-tune-"))
@@ -317,6 +347,7 @@ def _fit(queue: Queue, settings: Settings, grouping: Grouping, share: Share | No
             run_config=tune.RunConfig(name="launch", storage_path=str(scratch), verbose=0, callbacks=[Watchdog()]),
         )
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        tuner.fit()
+        with waiting_workers(settings):
+            tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -228,6 +228,78 @@ def test_ray_comes_up_beside_other_work_whose_fault_ends_it_again(place: Any, mo
     assert left == ["shut down"]
 
 
+class Node:
+    """Stands for Ray's node, whose processes are started by methods of their own."""
+
+    node_id = "00" * 28
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+        self.asked = 0
+
+    def start_api_server(self, **_: Any) -> None:
+        self.began.append("page")
+
+    def start_log_monitor(self) -> None:
+        self.began.append("log")
+
+    def start_ray_processes(self) -> None:
+        self.start_api_server(include_dashboard=False)
+        self.start_log_monitor()
+        self.began.append("raylet")
+
+    def get_gcs_client(self) -> Node:
+        return self
+
+    def get_all_node_info(self, timeout: float) -> dict[Any, str]:
+        self.asked += 1
+        return {cluster.ray.NodeID.from_hex(self.node_id): "up"} if self.asked == 3 else {}
+
+
+def test_ray_here_starts_what_is_used_and_is_looked_for_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "Node", Node)  # one without a monitor: this Ray may have no such method
+    lean, honest = Node(), Node()
+    with cluster._lean_start():
+        lean.start_ray_processes()
+        assert cluster.installed.get_dashboard_dependency_error() is not None
+    honest.start_ray_processes()
+    assert (lean.began, lean.asked) == (["raylet"], 3)
+    assert (honest.began, honest.asked) == (["page", "log", "raylet"], 0)
+    assert cluster.installed.get_dashboard_dependency_error() is None
+
+
+def test_a_node_that_does_not_answer_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(Node):
+        def get_all_node_info(self, timeout: float) -> dict[Any, str]:
+            self.asked += 1
+            raise RuntimeError("GCS is away")
+
+    node = Silent()
+    cluster._wait_for(node)
+    assert node.asked == 1
+    monkeypatch.setattr(cluster, "LOOKS", 4)
+    absent = Node()
+    absent.asked = 3
+    cluster._wait_for(absent)
+    assert absent.asked == 7
+
+
+@pytest.mark.parametrize(("address", "own"), [(None, True), ("far:6379", False)])
+def test_workers_get_no_variables_of_their_own_where_ray_was_started_here(
+    address: str | None, own: bool, place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    tunes = launch.tune_controller._ActorClassCache
+    with launch.waiting_workers(replace(place.settings, ray_address=address)):
+        cache = launch.tune_controller._ActorClassCache()
+        actor = cache.get(launch.TrialRunner)
+        assert cache.get(launch.TrialRunner) is actor
+    variables = (actor._default_options.get("runtime_env") or {}).get("env_vars", {})
+    assert variables.get("AWS_ACCESS_KEY_ID") == (None if own else "somebody")
+    assert bool(variables) is not own
+    assert launch.tune_controller._ActorClassCache is tunes
+
+
 class Part:
     """Stands for this sweep's part of a cluster: what it may hold is set by the test."""
 
