@@ -15,6 +15,7 @@ import pytest
 
 from sweeps import cli
 from sweeps.tracking import client
+from sweeps.verbs import run
 from trainers import attempts
 
 Run = Callable[..., tuple[int, str, str]]
@@ -161,7 +162,7 @@ def test_run_ends_with_planned_and_actual_cost(
             tracked_place.train(queue.trials[digest], [50.0] * 20)
             queue.release(digest, "done")
 
-    monkeypatch.setattr(cli, "_fit", fit)
+    monkeypatch.setattr(run, "_fit", fit)
     plan = tracked_place.plan(tracked_place.write(), pair="A")
     for trial in list(plan.trials.values())[:2]:
         tracked_place.train(trial, [50.0] * 20)

@@ -15,6 +15,7 @@ import pytest
 
 from sweeps import cli, jobs
 from sweeps.errors import SetupError
+from sweeps.verbs import remote
 
 Run = Callable[..., tuple[int, str, str]]
 TOKEN = "b" * 64
@@ -207,7 +208,7 @@ def test_a_job_says_what_it_runs_and_nothing_of_this_machine_s_environment(
     code, out, err = run_sweep("submit", str(file), "--profile", "paper", "--only", "pair=A", "--seeds", "0,1")
     assert (code, err) == (0, "")
     job = client.sent["submission_id"]
-    assert jobs.JOB.fullmatch(job) and cli._is_job(job)
+    assert jobs.JOB.fullmatch(job) and remote.is_job(job)
     assert client.sent["entrypoint"] == (
         "exec python -m sweeps.parcel run given/0/grid.toml --profile paper --seeds 0,1 --only pair=A"
     )

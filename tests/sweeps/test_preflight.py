@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from sweeps import cli, preflight, spec
+from sweeps import preflight, spec
+from sweeps.verbs import run
 from trainers import checkpoint, data, models
 from trainers.config import DataSpec
 from trainers.synthesis import pool
@@ -200,7 +201,7 @@ def never_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(*arguments: object) -> None:
         raise AssertionError("the launch was started")
 
-    monkeypatch.setattr(cli, "_fit", fit)
+    monkeypatch.setattr(run, "_fit", fit)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

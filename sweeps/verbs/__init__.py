@@ -1,0 +1,1 @@
+"""What the verbs of `sweep` do; `sweeps.cli` says how they are asked."""
