@@ -59,19 +59,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add(verbs, "list", look.verb_list, "List experiments with their cells.", "sweep list", "*")
-    _add(
-        verbs,
-        "check",
-        look.verb_check,
-        "Check experiment files; every fault at once.",
-        "sweep check all --profile demo",
-        "*",
-    )
+    _add(verbs, "list", look.verb_list, "sweep list", "*")
+    _add(verbs, "check", look.verb_check, "sweep check all --profile demo", "*")
     _add_plan(verbs)
     _add_submit(verbs, _add_run(verbs))
     _add_following(verbs)
-    _add(verbs, "why", look.verb_why, "Group failures by cause.", "sweep why cudfkd/fig9 --profile demo", "*")
+    _add(verbs, "why", look.verb_why, "sweep why cudfkd/fig9 --profile demo", "*")
     _add_keeping(verbs)
     return top
 
@@ -80,12 +73,16 @@ def _add(
     verbs: Verbs,
     name: str,
     act: Verb,
-    text: str,
     example: str,
     experiments: str | None = "+",
     profile: str | None = "paper",
 ) -> argparse.ArgumentParser:
-    """A verb; `experiments` is how many it takes, None where it takes none and no profile either."""
+    """A verb, which says what it does by the first line of its docstring.
+
+    Args:
+        experiments: how many it takes; None where it takes none, and no profile either.
+    """
+    text = (act.__doc__ or "").partition("\n")[0]
     verb = verbs.add_parser(
         name,
         help=text,
@@ -109,13 +106,7 @@ def _add(
 
 
 def _add_plan(verbs: Verbs) -> None:
-    plan = _add(
-        verbs,
-        "plan",
-        look.verb_plan,
-        "Show what a run would do and what it would cost.",
-        "sweep plan cudfkd/fig9 --profile demo",
-    )
+    plan = _add(verbs, "plan", look.verb_plan, "sweep plan cudfkd/fig9 --profile demo")
     _add_selection(plan)
     _add_placing(plan)
     plan.add_argument(
@@ -124,14 +115,7 @@ def _add_plan(verbs: Verbs) -> None:
 
 
 def _add_run(verbs: Verbs) -> argparse.ArgumentParser:
-    verb = _add(
-        verbs,
-        "run",
-        run.verb_run,
-        "Train what is missing, then print the tables.",
-        "sweep run cudfkd/fig9 --profile demo --dry-run",
-        profile=None,
-    )
+    verb = _add(verbs, "run", run.verb_run, "sweep run cudfkd/fig9 --profile demo --dry-run", profile=None)
     _add_selection(verb)
     _add_placing(verb)
     verb.add_argument("--dry-run", action="store_true", help="print the plan and stop")
@@ -157,14 +141,7 @@ def _add_run(verbs: Verbs) -> argparse.ArgumentParser:
 
 def _add_submit(verbs: Verbs, run_parser: argparse.ArgumentParser) -> None:
     """It takes what `run` takes, and hands it on."""
-    submit = _add(
-        verbs,
-        "submit",
-        remote.verb_submit,
-        "Run a sweep on the Ray cluster of RAY_ADDRESS, with this machine's code, and detach.",
-        "sweep submit cudfkd/fig8 --profile demo",
-        profile=None,
-    )
+    submit = _add(verbs, "submit", remote.verb_submit, "sweep submit cudfkd/fig8 --profile demo", profile=None)
     for action in run_parser._actions:
         if action.option_strings and action.dest not in ("help", "profile", "dry_run"):
             submit._add_action(action)
@@ -175,32 +152,11 @@ def _add_submit(verbs: Verbs, run_parser: argparse.ArgumentParser) -> None:
 
 def _add_following(verbs: Verbs) -> None:
     """Verbs that ask how far a sweep is, here or on a cluster, or end it there."""
-    status = _add(
-        verbs,
-        "status",
-        look.verb_status,
-        "Show how far each experiment is, or a submitted sweep.",
-        "sweep status --profile demo",
-        "*",
-    )
+    status = _add(verbs, "status", look.verb_status, "sweep status --profile demo", "*")
     status.add_argument("--jobs", action="store_true", help="list the sweeps that were submitted to the cluster")
-    logs = _add(
-        verbs,
-        "logs",
-        remote.verb_logs,
-        "Show what a submitted sweep prints.",
-        f"sweep logs {remote.JOB_EXAMPLE} --follow",
-        None,
-    )
+    logs = _add(verbs, "logs", remote.verb_logs, f"sweep logs {remote.JOB_EXAMPLE} --follow", None)
     logs.add_argument("--follow", action="store_true", help="until it ends")
-    cancel = _add(
-        verbs,
-        "cancel",
-        remote.verb_cancel,
-        "End a submitted sweep; every trial can be continued.",
-        f"sweep cancel {remote.JOB_EXAMPLE}",
-        None,
-    )
+    cancel = _add(verbs, "cancel", remote.verb_cancel, f"sweep cancel {remote.JOB_EXAMPLE}", None)
     for verb in (logs, cancel):
         verb.add_argument("job", metavar="JOB", help="id that `sweep submit` printed")
     for verb in (status, logs, cancel):
@@ -209,35 +165,14 @@ def _add_following(verbs: Verbs) -> None:
 
 def _add_keeping(verbs: Verbs) -> None:
     """Verbs that look after data sets, the store, finished trials and what they left behind."""
-    _add(
-        verbs,
-        "sync",
-        keep.verb_sync,
-        "Bring MLflow in step with the trial directories.",
-        "sweep sync cudfkd/fig9 --profile demo",
-        "*",
-    )
-    ui = _add(verbs, "ui", keep.verb_ui, "Serve the MLflow page of the store.", "sweep ui --port 5000", None)
+    _add(verbs, "sync", keep.verb_sync, "sweep sync cudfkd/fig9 --profile demo", "*")
+    ui = _add(verbs, "ui", keep.verb_ui, "sweep ui --port 5000", None)
     ui.add_argument("--port", type=_positive, default=5000, help="port on 127.0.0.1 (default 5000)")
-    _add(
-        verbs,
-        "data",
-        keep.verb_data,
-        "Fetch and check the data sets of experiments.",
-        "sweep data cudfkd/fig9 --profile demo",
-        "*",
-    )
-    replay = _add(
-        verbs,
-        "replay",
-        keep.verb_replay,
-        "Run a finished trial again and compare every bit.",
-        "sweep replay 3f9a1c07",
-        None,
-    )
+    _add(verbs, "data", keep.verb_data, "sweep data cudfkd/fig9 --profile demo", "*")
+    replay = _add(verbs, "replay", keep.verb_replay, "sweep replay 3f9a1c07", None)
     replay.add_argument("digest", metavar="DIGEST", help="of the trial, or its first 4 digits or more")
     replay.add_argument("--device", choices=("cpu", "cuda"), help="where (default: as recorded)")
-    gc = _add(verbs, "gc", keep.verb_gc, "Free what finished and dead trials left behind.", "sweep gc", None)
+    gc = _add(verbs, "gc", keep.verb_gc, "sweep gc", None)
     gc.add_argument("--yes", action="store_true", help="delete; without it only list")
 
 

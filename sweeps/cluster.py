@@ -39,6 +39,7 @@ STARTED_LATE = ("ray._common.usage.usage_lib",)
 UNUSED = ("start_api_server", "start_monitor", "start_log_monitor")
 """Of a Ray that starts here: nobody looks at its page or joins it, and what workers print stays in its files."""
 LOOK_S, LOOKS = 0.02, 250
+"""How often, and how many times, a node is looked for that was started."""
 
 
 @dataclass(frozen=True)
@@ -140,44 +141,45 @@ def _lean_start() -> Iterator[None]:
     nodes, and one that forwards what workers print; then it looks once a second whether the node is up. On two cores all of it
     together is half of the start.
     """
-    honest = getattr(Node, "start_ray_processes", None)
-
-    def start_ray_processes(node: Any) -> None:
-        assert honest is not None
-        honest(node)
-        _wait_for(node)
-
+    absent = ImportError("Ray is started without its page")
     with contextlib.ExitStack() as stack:
         for name in UNUSED:
-            stack.enter_context(instead(Node, name, lambda node, **options: None))
-        absent = ImportError("Ray is started without its page")
-        stack.enter_context(instead(installed, "get_dashboard_dependency_error", lambda: absent))
-        stack.enter_context(instead(Node, "start_ray_processes", start_ray_processes))
+            stack.enter_context(instead(Node, name, lambda honest: lambda node, **options: None))
+        stack.enter_context(instead(installed, "get_dashboard_dependency_error", lambda honest: lambda: absent))
+        stack.enter_context(instead(Node, "start_ray_processes", _looked_for))
         yield
 
 
 @contextlib.contextmanager
-def instead(owner: Any, name: str, other: Callable[..., Any]) -> Iterator[None]:
-    """`other` in the place of a function of Ray's; nothing where this Ray has none of that name."""
+def instead(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """What `make` makes of something of Ray's, in its place; nothing where this Ray has none of that name."""
     honest = getattr(owner, name, None)
     if honest is None:
         yield
         return
-    setattr(owner, name, other)
+    setattr(owner, name, make(honest))
     try:
         yield
     finally:
         setattr(owner, name, honest)
 
 
-def _wait_for(node: Any) -> None:
-    """Waits until the node is known, for a few seconds at the most; whether it is, and why not, Ray finds out itself after that."""
-    with contextlib.suppress(Exception):
-        own, known = ray.NodeID.from_hex(node.node_id), node.get_gcs_client()
-        for _ in range(LOOKS):
-            if own in known.get_all_node_info(timeout=LOOK_S * LOOKS):
-                return
-            time.sleep(LOOK_S)
+def _looked_for(start: Callable[[Any], None]) -> Callable[[Any], None]:
+    """`start`, and then a wait until the node is known, of a few seconds at the most.
+
+    Whether it is known then, and why not, Ray finds out itself after that.
+    """
+
+    def start_and_look(node: Any) -> None:
+        start(node)
+        with contextlib.suppress(Exception):
+            own, known = ray.NodeID.from_hex(node.node_id), node.get_gcs_client()
+            for _ in range(LOOKS):
+                if own in known.get_all_node_info(timeout=LOOK_S * LOOKS):
+                    return
+                time.sleep(LOOK_S)
+
+    return start_and_look
 
 
 def dead_services() -> list[str]:

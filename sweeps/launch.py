@@ -316,7 +316,7 @@ def waiting_workers(settings: Settings) -> contextlib.AbstractContextManager[Non
     """
     if settings.ray_address is not None:
         return contextlib.nullcontext()
-    return instead(tune_controller, "_ActorClassCache", PlainActors)
+    return instead(tune_controller, "_ActorClassCache", lambda tunes: PlainActors)
 
 
 class PlainActors:

@@ -16,6 +16,7 @@ from sweeps.verbs._common import adopt_suggestions, make_plans, say
 
 
 def verb_replay(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Run a finished trial again and compare every bit."""
     from sweeps.replay import replay
 
     report = replay(arguments.digest, settings.state, settings.data, device=arguments.device)
@@ -24,6 +25,7 @@ def verb_replay(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def verb_sync(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Bring MLflow in step with the trial directories."""
     from sweeps import search
     from sweeps.store import reachable
     from sweeps.tracking import Mirror, Tracked
@@ -47,6 +49,7 @@ def verb_sync(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def verb_ui(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Serve the MLflow page of the store."""
     if settings.tracking_uri.startswith("http"):
         say(f"the store is a server; open {settings_module.shown(settings.tracking_uri)}")
         return 0
@@ -80,6 +83,7 @@ def verb_ui(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def verb_data(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Fetch and check the data sets of experiments."""
     from trainers import data
     from trainers.errors import TrainerError
 
@@ -104,7 +108,10 @@ def verb_data(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def verb_gc(arguments: argparse.Namespace, settings: Settings) -> int:
-    """Checkpoints of failed trials and of attempts that were taken over, kept answers, and half-written files of dead processes."""
+    """Free what finished and dead trials left behind.
+
+    Checkpoints of failed trials and of attempts that were taken over, kept answers, and half-written files of dead processes.
+    """
     from trainers.answers import FOLDER
     from trainers.attempts import State, newest, read_status
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def verb_list(arguments: argparse.Namespace, settings: Settings) -> int:
+    """List experiments with their cells."""
     profile = spec.load_profile(arguments.profile)
     names = spec.find(arguments.experiments) if arguments.experiments else spec.experiment_names()
     rows = []
@@ -41,6 +42,7 @@ def verb_list(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def verb_check(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Check experiment files; every fault at once."""
     from sweeps import resolve
 
     names = spec.find(arguments.experiments) if arguments.experiments else spec.experiment_names()
@@ -55,6 +57,7 @@ def verb_check(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def verb_plan(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Show what a run would do and what it would cost."""
     from sweeps import plan as planning
 
     plans = make_plans(arguments, settings)
@@ -128,6 +131,7 @@ def _to_come(plans: Sequence[Plan], arguments: argparse.Namespace) -> dict[str, 
 
 
 def verb_status(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Show how far each experiment is, or a submitted sweep."""
     if arguments.jobs or any(map(is_job, arguments.experiments)):
         return submitted_status(arguments)
     from sweeps import plan as planning
@@ -149,6 +153,7 @@ def verb_status(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def verb_why(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Group failures by cause."""
     from sweeps import why
 
     plans = make_plans(arguments, settings)

@@ -13,13 +13,12 @@ from sweeps.settings import Settings
 from sweeps.verbs._common import names_of, only_of, say
 
 JOB_START = "sweep-"
-
 """Of the ids of submitted sweeps; no experiment's name begins so."""
-
 JOB_EXAMPLE = f"{JOB_START}20260131-120000-3f9a1c07"
 
 
 def verb_submit(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Run a sweep on the Ray cluster of RAY_ADDRESS, with this machine's code, and detach."""
     from sweeps import jobs
 
     names = names_of(arguments)
@@ -61,6 +60,7 @@ def _follow(job: str, *, no_auth: bool) -> int:
 
 
 def verb_logs(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Show what a submitted sweep prints."""
     from sweeps import jobs
 
     jobs.known(arguments.job)
@@ -71,6 +71,7 @@ def verb_logs(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def verb_cancel(arguments: argparse.Namespace, settings: Settings) -> int:
+    """End a submitted sweep; every trial can be continued."""
     from sweeps import jobs
 
     jobs.known(arguments.job)

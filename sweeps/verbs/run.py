@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FAILURES_SHOWN = 20
-
 """Of a launch, at its end; `sweep why` knows them all."""
 
 
 def verb_run(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Train what is missing, then print the tables."""
     names = names_of(arguments)
     if arguments.profile is None:
         return _offer_profiles(arguments, settings, names)

@@ -275,12 +275,12 @@ def test_a_node_that_does_not_answer_is_left_to_ray(monkeypatch: pytest.MonkeyPa
             raise RuntimeError("GCS is away")
 
     node = Silent()
-    cluster._wait_for(node)
-    assert node.asked == 1
+    cluster._looked_for(Node.start_ray_processes)(node)
+    assert (node.began[-1], node.asked) == ("raylet", 1)
     monkeypatch.setattr(cluster, "LOOKS", 4)
     absent = Node()
     absent.asked = 3
-    cluster._wait_for(absent)
+    cluster._looked_for(Node.start_ray_processes)(absent)
     assert absent.asked == 7
 
 
